@@ -1,0 +1,89 @@
+// y = f(a, b) with broadcasting, one invocation per element. OP picks f and INT the element type when
+// the pipeline is made; without BROADCAST each operand is of the output's shape or a single element.
+
+struct Params {
+    n: u32,
+    rank: u32,
+    a_step: u32,
+    b_step: u32,
+    shape: array<u32, 8>,
+    a_strides: array<u32, 8>,
+    b_strides: array<u32, 8>,
+}
+
+@group(0) @binding(0) var<storage, read> a: array<u32>;
+@group(0) @binding(1) var<storage, read> b: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<u32>;
+@group(0) @binding(3) var<storage, read> params: Params;
+
+override OP: u32 = 0u;
+override INT: u32 = 0u;
+override BROADCAST: u32 = 0u;
+
+// a negative base is right for whole exponents only, as in ONNX
+fn power(p: f32, q: f32) -> f32 {
+    if q == 2.0 { return p * p; }
+    if q == 1.0 { return p; }
+    if q == 0.0 { return 1.0; }
+    let r = pow(abs(p), q);
+    if p < 0.0 && floor(q) == q && fract(q * 0.5) != 0.0 { return -r; }
+    return r;
+}
+
+fn float(p: f32, q: f32) -> u32 {
+    switch OP {
+        case 0u: { return bitcast<u32>(p + q); }
+        case 1u: { return bitcast<u32>(p - q); }
+        case 2u: { return bitcast<u32>(p * q); }
+        case 3u: { return bitcast<u32>(p / q); }
+        case 4u: { return bitcast<u32>(power(p, q)); }
+        case 10u: { return u32(p > q); }
+        case 11u: { return u32(p < q); }
+        case 12u: { return u32(p >= q); }
+        case 13u: { return u32(p <= q); }
+        case 14u: { return u32(p == q); }
+        default: { return 0u; }
+    }
+}
+
+fn int(p: i32, q: i32) -> u32 {
+    switch OP {
+        case 0u: { return bitcast<u32>(p + q); }
+        case 1u: { return bitcast<u32>(p - q); }
+        case 2u: { return bitcast<u32>(p * q); }
+        case 3u: { return bitcast<u32>(p / q); }
+        case 10u: { return u32(p > q); }
+        case 11u: { return u32(p < q); }
+        case 12u: { return u32(p >= q); }
+        case 13u: { return u32(p <= q); }
+        case 14u: { return u32(p == q); }
+        case 20u: { return bitcast<u32>(p & q); }
+        case 21u: { return bitcast<u32>(p | q); }
+        case 22u: { return bitcast<u32>(p ^ q); }
+        default: { return 0u; }
+    }
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.x + id.y * groups.x * 64u;
+    if i >= params.n { return; }
+    var p = i * params.a_step;
+    var q = i * params.b_step;
+    if BROADCAST == 1u {
+        p = 0u;
+        q = 0u;
+        var rest = i;
+        for (var axis = i32(params.rank) - 1; axis >= 0; axis--) {
+            let at = rest % params.shape[axis];
+            rest = rest / params.shape[axis];
+            p += at * params.a_strides[axis];
+            q += at * params.b_strides[axis];
+        }
+    }
+    if INT == 1u {
+        y[i] = int(bitcast<i32>(a[p]), bitcast<i32>(b[q]));
+    } else {
+        y[i] = float(bitcast<f32>(a[p]), bitcast<f32>(b[q]));
+    }
+}

@@ -1,0 +1,77 @@
+//! Engines run graphs. They know values and nodes, and neither classes nor strengths.
+
+pub mod cpu;
+
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::tensor::Array;
+use std::sync::Arc;
+
+/// Elements on the host or on an engine's device. Cheap to clone.
+#[derive(Clone)]
+pub enum Tensor {
+    /// On the host.
+    Host(Array),
+    /// On a device; only the engine that made it can be fed with it.
+    Device(Arc<dyn DeviceTensor>),
+}
+
+/// Elements that live on a device.
+pub trait DeviceTensor: Send + Sync {
+    /// Copies the elements to the host.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn download(&self) -> Result<Array>;
+    /// For the engine that made it.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+impl Tensor {
+    /// The elements on the host.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn to_array(&self) -> Result<Array> {
+        match self {
+            Self::Host(a) => Ok(a.clone()),
+            Self::Device(d) => d.download(),
+        }
+    }
+}
+
+impl From<Array> for Tensor {
+    fn from(a: Array) -> Self {
+        Self::Host(a)
+    }
+}
+
+/// Something that runs graphs.
+pub trait Engine: Send + Sync {
+    /// `cpu`, `wgpu` or `ort`.
+    fn name(&self) -> &'static str;
+    /// One line: the adapter or library in use.
+    fn describe(&self) -> String;
+    /// Makes a graph ready to run; constants and weights are moved to the device once.
+    ///
+    /// # Errors
+    /// When the graph needs what the engine cannot do, or exceeds its limits.
+    fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>>;
+    /// Moves elements to where this engine works, so that feeding them costs nothing.
+    ///
+    /// # Errors
+    /// When memory is short.
+    fn upload(&self, array: &Array) -> Result<Tensor> {
+        Ok(Tensor::Host(array.clone()))
+    }
+}
+
+/// A graph made ready.
+pub trait Session: Send {
+    /// Runs the graph once: one tensor for each of [`Graph::inputs`], one back for each of
+    /// [`Graph::outputs`]. Outputs stay on the device.
+    ///
+    /// # Errors
+    /// When a feed has the wrong type, or the engine fails.
+    fn run(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>>;
+}

@@ -1,0 +1,105 @@
+//! Where the samples of a batch lie in a value.
+
+use crate::ops::NodeView;
+use crate::tensor::TensorType;
+
+/// Where the samples lie in a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Batch {
+    /// The value does not depend on the samples.
+    None,
+    /// Axis `axis` holds `rows` consecutive rows for each sample, sample after sample.
+    Axis {
+        /// The axis, counted from the front.
+        axis: usize,
+        /// Rows per sample on that axis; 1 unless a Reshape joined another axis to it.
+        rows: usize,
+    },
+    /// The samples can no longer be told apart: they have to run one by one.
+    Lost,
+}
+
+impl Batch {
+    /// One row per sample on the first axis, as model inputs have it.
+    pub const LEADING: Self = Self::Axis { axis: 0, rows: 1 };
+}
+
+/// The rule of ops that work element by element with ONNX broadcasting: axes align from the right.
+pub fn elementwise(n: &NodeView, from: &[Batch], out: &TensorType) -> Batch {
+    let rank = out.shape.len();
+    let mut found = Batch::None;
+    for (batch, ty) in from.iter().zip(&n.inputs) {
+        let (Batch::Axis { axis, rows }, Some(ty)) = (*batch, ty) else {
+            continue;
+        };
+        let here = Batch::Axis { axis: axis + rank - ty.shape.len(), rows };
+        if found == Batch::None {
+            found = here;
+        } else if found != here {
+            return Batch::Lost;
+        }
+    }
+    // a value that does not depend on the samples must not vary along their axis, unless it varies the
+    // same way in every sample, which broadcasting can express only for one row per sample
+    if let Batch::Axis { axis, .. } = found {
+        for (batch, ty) in from.iter().zip(&n.inputs) {
+            if let (Batch::None, Some(ty)) = (batch, ty) {
+                let extent = (axis + ty.shape.len()).checked_sub(rank).and_then(|a| ty.shape.get(a));
+                if extent.is_some_and(|&e| e != 1) {
+                    return Batch::Lost;
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The rule of ops that keep the first axis apart (Conv, pooling): only the first input may be batched,
+/// on axis 0, and every output is batched in the same way.
+pub fn leading(from: &[Batch]) -> Batch {
+    match from.split_first() {
+        Some((&Batch::Axis { axis: 0, rows }, rest)) if rest.iter().all(|b| *b == Batch::None) => {
+            Batch::Axis { axis: 0, rows }
+        }
+        _ => Batch::Lost,
+    }
+}
+
+/// The rule of ops that mix elements along `axes` only and keep every axis where it is.
+pub fn unless_on(from: &[Batch], axes: &[usize]) -> Batch {
+    match from.split_first() {
+        Some((&Batch::Axis { axis, rows }, rest))
+            if !axes.contains(&axis) && rest.iter().all(|b| *b == Batch::None) =>
+        {
+            Batch::Axis { axis, rows }
+        }
+        _ => Batch::Lost,
+    }
+}
+
+/// The batch axis after a Reshape from one shape to another, found by the extents before it.
+pub fn reshape(batch: Batch, samples: usize, from: &[usize], to: &[usize]) -> Batch {
+    let Batch::Axis { axis, rows } = batch else {
+        return batch;
+    };
+    let before: usize = from.iter().take(axis).product();
+    let after: usize = from.iter().skip(axis + 1).product();
+    // the new batch axis starts after the same number of outer elements; it may take in whole inner
+    // axes (more rows) or give rows away to new inner axes, but never outer ones
+    let mut outer = 1usize;
+    for (i, &extent) in to.iter().enumerate() {
+        if outer == before && extent != 1 {
+            return match (samples > 0 && extent % samples == 0).then(|| extent / samples) {
+                Some(r) if r > 0 && r * to.iter().skip(i + 1).product::<usize>() == rows * after => {
+                    Batch::Axis { axis: i, rows: r }
+                }
+                _ => Batch::Lost,
+            };
+        }
+        if outer == before && samples == 1 {
+            return Batch::Axis { axis: i, rows: 1 };
+        }
+        outer = outer.saturating_mul(extent);
+    }
+    Batch::Lost
+}

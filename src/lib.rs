@@ -1,0 +1,11 @@
+//! Makes a trained ONNX classifier forget classes, by differentiating its graph.
+#![warn(missing_docs, unreachable_pub)]
+
+pub mod autodiff;
+pub mod engine;
+pub mod error;
+pub mod graph;
+pub mod ops;
+pub mod tensor;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,5 @@
+//! ONNX files: reading, checking, and changing weights in place.
+#![deny(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing))]
+
+pub mod proto;

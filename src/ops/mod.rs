@@ -1,0 +1,178 @@
+//! Everything an operator is stands in one file of this folder: its shapes, reference evaluation,
+//! derivative, kernel and test cases. The table at the end of this file lists the families.
+
+mod cases;
+mod kernel;
+pub(crate) mod support;
+mod view;
+mod vjp;
+
+pub use cases::{Arg, Case, Gradient, Sampler};
+pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
+pub use view::NodeView;
+pub use vjp::{Dx, Vjp};
+pub(crate) use vjp::{reduce_sum, reshape, transpose};
+
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::tensor::{Array, TensorType};
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// The domain of our own ops, which never leave this program: export lowers them to standard ones.
+pub const INTERNAL: &str = "onnx-unlearn";
+
+/// Name, versions and arity of an operator.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// ONNX name.
+    pub name: &'static str,
+    /// Empty for `ai.onnx`; [`INTERNAL`] for our own.
+    pub domain: &'static str,
+    /// The newest operator set version in which ONNX changed this op and that is understood here.
+    pub version: i64,
+    /// Least and greatest number of inputs.
+    pub inputs: (usize, usize),
+    /// Least and greatest number of outputs.
+    pub outputs: (usize, usize),
+}
+
+/// Stands for "any number" in [`Spec`].
+pub const MANY: usize = usize::MAX;
+
+impl Spec {
+    /// A standard op with one output.
+    pub const fn new(name: &'static str, version: i64, inputs: (usize, usize)) -> Self {
+        Self { name, domain: "", version, inputs, outputs: (1, 1) }
+    }
+    /// One of our own ops, with one output.
+    pub const fn internal(name: &'static str, inputs: (usize, usize)) -> Self {
+        Self { name, domain: INTERNAL, version: 1, inputs, outputs: (1, 1) }
+    }
+    /// The same with another number of outputs.
+    #[must_use]
+    pub const fn outputs(mut self, least: usize, most: usize) -> Self {
+        self.outputs = (least, most);
+        self
+    }
+    pub(crate) fn check_arity(&self, inputs: &[Option<ValueId>], wanted: &[bool]) -> Result<()> {
+        let given = inputs.iter().rposition(Option::is_some).map_or(0, |i| i + 1);
+        let missing = (0..self.inputs.0.min(inputs.len())).any(|i| inputs[i].is_none());
+        if given > self.inputs.1 || inputs.len() < self.inputs.0 || missing {
+            return Err(Error::format(format!(
+                "{given} inputs given, it takes {} to {}",
+                self.inputs.0, self.inputs.1
+            )));
+        }
+        if wanted.len() > self.outputs.1 {
+            return Err(Error::format(format!("{} outputs named, it has {} at most", wanted.len(), self.outputs.1)));
+        }
+        Ok(())
+    }
+}
+
+/// One operator. Stateless: all it knows of a node comes through the [`NodeView`].
+pub trait Op: Sync {
+    /// Name, versions and arity.
+    fn spec(&self) -> Spec;
+    /// Type of every output that the op can have for this node, in ONNX order.
+    ///
+    /// # Errors
+    /// When inputs or attributes do not fit, naming the attribute and its value.
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>>;
+    /// Where the samples lie in the outputs, given where they lie in the inputs (at least one of them is
+    /// [`Batch::Axis`], none is `Lost`). `Lost` is always right, only slower.
+    fn batch(&self, n: &NodeView, from: &[Batch], samples: usize, out: &[TensorType]) -> Vec<Batch> {
+        let _ = (n, from, samples);
+        vec![Batch::Lost; out.len()]
+    }
+    /// The reference: computes every output that [`Op::infer`] lists. `x` holds the inputs given, in
+    /// order, `None` where one is left out. Must do f32 and f64.
+    ///
+    /// # Errors
+    /// When the elements do not fit (an index out of range, say).
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>>;
+    /// Emits nodes for the gradients with respect to the inputs that are wanted.
+    ///
+    /// # Errors
+    /// When the op has no derivative; use [`Vjp::not_differentiable`].
+    fn vjp(&self, b: &mut Vjp) -> Result<()>;
+    /// The WGSL dispatches that compute the wanted outputs, as plain data.
+    ///
+    /// # Errors
+    /// When the node needs what the shader does not do.
+    fn kernel(&self, n: &NodeView) -> Result<Kernel>;
+    /// Shapes, attributes and samplers under which all of the above is tested on every engine.
+    fn cases(&self) -> Vec<Case>;
+    /// Adds this op as a model of operator set `opset` has it, in the form that the rest of this trait
+    /// understands (that of [`crate::graph::OPSET`] or newer).
+    ///
+    /// # Errors
+    /// As [`Graph::push_multi`].
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
+        let _ = opset;
+        g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
+    }
+    /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
+    ///
+    /// # Errors
+    /// As [`Graph::push_multi`].
+    fn lower(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs) -> Result<Option<Vec<ValueId>>> {
+        let _ = (g, inputs, attrs);
+        Ok(None)
+    }
+    /// The internal op that computes `Σ_n u[s,n] · y[n]²` of this op's first output without ever holding
+    /// `y`, for outputs whose first axis is the samples. It takes this node's inputs and attributes, and
+    /// `u` of shape `[s, n]` as one more input; it gives `[s, …]`.
+    fn squared(&self, n: &NodeView) -> Option<&'static str> {
+        let _ = n;
+        None
+    }
+    /// For ops of weights alone: pushes the op for inputs that all carry one more leading axis (`samples`
+    /// entries), and returns the output that carries it too. `None`: samples run one by one.
+    ///
+    /// # Errors
+    /// As [`Graph::push_multi`].
+    fn stacked(
+        &self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        samples: usize,
+    ) -> Result<Option<ValueId>> {
+        let _ = (g, inputs, attrs, samples);
+        Ok(None)
+    }
+}
+
+/// Finds an op by its ONNX name.
+///
+/// # Errors
+/// When the table has no such op.
+pub fn find(name: &str) -> Result<&'static dyn Op> {
+    static BY_NAME: LazyLock<HashMap<&'static str, &'static dyn Op>> =
+        LazyLock::new(|| table().map(|op| (op.spec().name, op)).collect());
+    BY_NAME.get(name).copied().ok_or_else(|| Error::new(Kind::Unsupported, format!("op {name} is not supported")))
+}
+
+/// All ops, family by family.
+pub fn table() -> impl Iterator<Item = &'static dyn Op> {
+    FAMILIES.iter().flat_map(|f| f.iter().copied())
+}
+
+macro_rules! families {
+    ($($name:ident)*) => {
+        $(mod $name;)*
+        static FAMILIES: &[&[&dyn Op]] = &[$($name::OPS),*];
+    };
+}
+
+// One word a family; see docs/adding-an-op.md.
+families! { unary binary layout matmul conv pool norm softmax reduce gather }

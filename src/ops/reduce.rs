@@ -1,0 +1,3 @@
+use super::Op;
+
+pub(super) static OPS: &[&dyn Op] = &[];

@@ -1,0 +1,105 @@
+//! What the tests share: graphs made of one op's case, and how arrays are compared.
+#![allow(dead_code)]
+
+use onnx_unlearn::Result;
+use onnx_unlearn::autodiff::{Samples, backward};
+use onnx_unlearn::engine::{Engine, Tensor};
+use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
+use onnx_unlearn::ops::{Arg, Case, Op};
+use onnx_unlearn::tensor::{Array, DType, TensorType};
+use rand::RngExt;
+
+/// A case as a graph, with the elements of its inputs and the ids of those that are differentiated.
+pub struct Built {
+    pub graph: Graph,
+    pub feeds: Vec<Array>,
+    pub floats: Vec<ValueId>,
+}
+
+/// The graph of one case in the given float type; the random elements are the same in both types.
+pub fn build(op: &'static dyn Op, case: &Case, dtype: DType) -> Result<Built> {
+    let mut rng = case.rng();
+    let mut graph = Graph::new(0);
+    let (mut feeds, mut floats, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, arg) in case.inputs.iter().enumerate() {
+        inputs.push(match arg {
+            Arg::Absent => None,
+            Arg::Const(a, t) => {
+                let t = if t.is_float() { dtype } else { *t };
+                Some(graph.constant_as(a.to_float(dtype), t))
+            }
+            Arg::Fed(a, t) => {
+                let t = if t.is_float() { dtype } else { *t };
+                feeds.push(a.to_float(dtype));
+                Some(graph.input(format!("x{i}"), TensorType::new(t, a.shape()), Batch::None))
+            }
+            Arg::Float(shape, sampler) => {
+                // drawn as f32 values, so that both precisions start from the same numbers
+                let v: Vec<f32> =
+                    sampler.draw(shape.iter().product(), &mut rng).into_iter().map(|v| v as f32).collect();
+                feeds.push(Array::from_vec(shape, v)?.to_float(dtype));
+                let id = graph.input(format!("x{i}"), TensorType::new(dtype, shape.clone()), Batch::None);
+                floats.push(id);
+                Some(id)
+            }
+        });
+    }
+    let outputs = graph.push_multi(op, &inputs, case.attrs.clone(), &case.wanted)?;
+    graph.outputs = outputs.into_iter().flatten().collect();
+    Ok(Built { graph, feeds, floats })
+}
+
+/// Adds `loss = Σ_k ⟨r_k, y_k⟩` with fixed random `r` over the float outputs, and its gradients; the
+/// graph's outputs become the loss and one gradient per differentiated input.
+pub fn with_gradients(mut b: Built, case: &Case, dtype: DType) -> Result<Built> {
+    let mut rng = case.rng();
+    let g = &mut b.graph;
+    let ys: Vec<_> = g.outputs.iter().copied().filter(|&y| g.dtype(y).is_float()).collect();
+    let mut seeds = Vec::new();
+    let mut terms = Vec::new();
+    for (k, y) in ys.into_iter().enumerate() {
+        let shape = g.shape(y).to_vec();
+        let r: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let r = Array::from_vec(&shape, r)?.to_float(dtype);
+        b.feeds.push(r);
+        let r = g.input(format!("r{k}"), TensorType::new(dtype, shape.clone()), Batch::None);
+        let mut term = g.push("Mul", &[y, r], Attrs::new())?;
+        if !shape.is_empty() {
+            term = g.push_some("ReduceSum", &[Some(term)], Attrs::new().with("keepdims", 0))?;
+        }
+        terms.push(term);
+        seeds.push((y, r));
+    }
+    let mut loss = terms[0];
+    for &t in &terms[1..] {
+        loss = g.push("Add", &[loss, t], Attrs::new())?;
+    }
+    let dx = backward(g, &seeds, &b.floats, Samples::Summed)?;
+    g.outputs = vec![loss];
+    for (d, &x) in dx.into_iter().zip(&b.floats) {
+        let d = d.expect("every float input reaches the outputs");
+        assert_eq!(g.shape(d), g.shape(x), "a gradient has its value's shape");
+        g.outputs.push(d);
+    }
+    Ok(b)
+}
+
+/// Runs a graph once.
+pub fn run(engine: &dyn Engine, graph: &Graph, feeds: &[Array]) -> Result<Vec<Array>> {
+    let feeds: Vec<Tensor> = feeds.iter().cloned().map(Tensor::from).collect();
+    engine.prepare(graph)?.run(&feeds)?.iter().map(Tensor::to_array).collect()
+}
+
+/// The greatest difference, relative to the greatest element of `want` (at least 1); infinite when
+/// shapes or kinds differ or a NaN appears on one side.
+pub fn difference(got: &Array, want: &Array) -> f64 {
+    if got.shape() != want.shape() {
+        return f64::INFINITY;
+    }
+    let (got, want) = (got.to_f64(), want.to_f64());
+    let scale = want.iter().filter(|v| v.is_finite()).fold(1.0f64, |m, v| m.max(v.abs()));
+    got.iter()
+        .zip(&want)
+        .map(|(g, w)| if g == w || (g.is_nan() && w.is_nan()) { 0.0 } else { (g - w).abs() / scale })
+        .fold(0.0, |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) })
+}
