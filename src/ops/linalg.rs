@@ -3,7 +3,9 @@
 use crate::tensor::Element;
 
 /// The two float types.
-pub(crate) trait Real: Element + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> + std::ops::AddAssign {
+pub(crate) trait Real:
+    Element + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> + std::ops::AddAssign
+{
     const ZERO: Self;
     const ONE: Self;
     fn from_f64(v: f64) -> Self;
