@@ -4,6 +4,7 @@
 mod cases;
 mod copy;
 mod kernel;
+pub(crate) mod linalg;
 pub(crate) mod support;
 mod view;
 mod vjp;
