@@ -4,7 +4,7 @@ pub mod cpu;
 
 use crate::error::Result;
 use crate::graph::Graph;
-use crate::tensor::Array;
+use crate::tensor::{Array, TensorType};
 use std::sync::Arc;
 
 /// Elements on the host or on an engine's device. Cheap to clone.
@@ -23,11 +23,20 @@ pub trait DeviceTensor: Send + Sync {
     /// # Errors
     /// When the device is lost.
     fn download(&self) -> Result<Array>;
+    /// Element type and shape.
+    fn ty(&self) -> TensorType;
     /// For the engine that made it.
     fn as_any(&self) -> &dyn std::any::Any;
 }
 
 impl Tensor {
+    /// Element type (of the storage, for integers on the host) and shape.
+    pub fn ty(&self) -> TensorType {
+        match self {
+            Self::Host(a) => a.ty(),
+            Self::Device(d) => d.ty(),
+        }
+    }
     /// The elements on the host.
     ///
     /// # Errors
