@@ -3,6 +3,7 @@
 
 mod cases;
 mod kernel;
+pub(crate) mod linalg;
 pub(crate) mod support;
 mod view;
 mod vjp;
