@@ -2,6 +2,7 @@
 //! derivative, kernel and test cases. The table at the end of this file lists the families.
 
 mod cases;
+mod copy;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
@@ -176,4 +177,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout matmul conv pool norm softmax reduce gather }
+families! { unary binary layout slice join matmul conv pool norm softmax reduce gather }
