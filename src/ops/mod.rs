@@ -122,6 +122,10 @@ pub trait Op: Sync {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
     }
+    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
+    }
     /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
     ///
     /// # Errors
