@@ -1,6 +1,8 @@
 //! Engines run graphs. They know values and nodes, and neither classes nor strengths.
 
 pub mod cpu;
+pub(crate) mod plan;
+pub mod wgpu;
 
 use crate::error::Result;
 use crate::graph::Graph;
@@ -74,4 +76,9 @@ pub trait Session: Send {
     /// # Errors
     /// When a feed has the wrong type, or the engine fails.
     fn run(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>>;
+    /// Bytes of device memory that were planned for constants, feeds and everything in between; `None`
+    /// where the engine does not plan.
+    fn device_bytes(&self) -> Option<u64> {
+        None
+    }
 }
