@@ -5,6 +5,7 @@ pub mod autodiff;
 pub mod engine;
 pub mod error;
 pub mod graph;
+pub mod onnx;
 pub mod ops;
 pub mod tensor;
 
