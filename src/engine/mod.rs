@@ -1,6 +1,8 @@
 //! Engines run graphs. They know values and nodes, and neither classes nor strengths.
 
 pub mod cpu;
+pub mod ort;
+mod ort_library;
 pub(crate) mod plan;
 pub mod wgpu;
 
