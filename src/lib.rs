@@ -4,8 +4,11 @@
 pub mod autodiff;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod graph;
+pub mod inputs;
 pub mod ops;
+pub mod report;
 pub mod tensor;
 
 pub use error::{Error, Kind, Result};
