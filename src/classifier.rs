@@ -167,7 +167,13 @@ impl Weights {
 }
 
 /// The model's own inputs for samples `from..to`, filled up to `batch` samples by repeating the last.
-pub(crate) fn batch_feeds(g: &Graph, data: &Labelled, from: usize, to: usize, batch: usize) -> Result<(Vec<(String, Array)>, Labelled)> {
+pub(crate) fn batch_feeds(
+    g: &Graph,
+    data: &Labelled,
+    from: usize,
+    to: usize,
+    batch: usize,
+) -> Result<(Vec<(String, Array)>, Labelled)> {
     let positions: Vec<usize> = (0..batch).map(|i| (from + i).min(to - 1)).collect();
     let part = data.select(&positions)?;
     let first = g.inputs.first().copied();

@@ -46,7 +46,9 @@ pub fn choose(choice: Choice, library: Option<PathBuf>) -> Result<Chosen> {
                 Ok(e) => Ok(Chosen { engine: Box::new(e), why: format!("no GPU ({no_gpu}); ONNX Runtime was found") }),
                 // a library that the user points at must not be passed over in silence
                 Err(e) if library.is_some() => Err(e),
-                Err(e) => Ok(Chosen { engine: Box::new(Cpu), why: format!("no GPU ({no_gpu}); no ONNX Runtime ({e})") }),
+                Err(e) => {
+                    Ok(Chosen { engine: Box::new(Cpu), why: format!("no GPU ({no_gpu}); no ONNX Runtime ({e})") })
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ pub mod rules;
 pub mod search;
 
 use crate::classifier::{Classifier, Weights};
-use crate::engine::{Engine, Tensor};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fisher::{self, Fisher};
 use crate::inputs::Labelled;
@@ -120,7 +120,10 @@ fn check_classes(forgotten: &[usize], classes: usize, data: &Labelled) -> Result
         return Err(Error::invalid("no class to forget was named"));
     }
     if let Some(c) = forgotten.iter().find(|&&c| c >= classes) {
-        return Err(Error::invalid(format!("class {c} is out of range: the model has {classes} classes, 0 to {}", classes - 1)));
+        return Err(Error::invalid(format!(
+            "class {c} is out of range: the model has {classes} classes, 0 to {}",
+            classes - 1
+        )));
     }
     let by_class = data.by_class();
     if let Some(c) = forgotten.iter().find(|c| !by_class.contains_key(c)) {
@@ -148,7 +151,9 @@ fn compare(old: &Weights, new: &Weights) -> Result<(Vec<Change>, Vec<(String, Ar
     for (name, (a, b)) in old.names.iter().zip(old.tensors.iter().zip(&new.tensors)) {
         let (before, after) = (a.to_array()?, b.to_array()?);
         if !after.is_finite() {
-            return Err(Error::engine(format!("the new elements of '{name}' are not all finite; try a lesser strength")));
+            return Err(Error::engine(format!(
+                "the new elements of '{name}' are not all finite; try a lesser strength"
+            )));
         }
         let (mut sum, mut square, mut norm, mut changed) = (0.0, 0.0, 0.0, 0);
         for (x, y) in before.to_f64().into_iter().zip(after.to_f64()) {
@@ -171,4 +176,3 @@ fn compare(old: &Weights, new: &Weights) -> Result<(Vec<Change>, Vec<(String, Ar
     }
     Ok((changes, arrays))
 }
-

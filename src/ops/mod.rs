@@ -2,8 +2,8 @@
 //! derivative, kernel and test cases. The table at the end of this file lists the families.
 
 mod cases;
-mod correlate;
 mod copy;
+mod correlate;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
