@@ -184,4 +184,7 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join matmul conv conv_transpose conv_grad pool norm batch_norm softmax reduce gather }
+families! {
+    unary binary layout slice join matmul conv conv_transpose conv_grad pool norm batch_norm softmax reduce
+    arg squares gather
+}
