@@ -123,7 +123,13 @@ impl Op for Concat {
             Case::new("Concat with nothing", &[&[3, 2], &[3, 0]]).attr("axis", 1),
         ]
     }
-    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, samples: usize) -> Result<Option<ValueId>> {
+    fn stacked(
+        &self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        samples: usize,
+    ) -> Result<Option<ValueId>> {
         let ranks: Vec<usize> = inputs.iter().flatten().map(|&x| g.shape(x).len()).collect();
         let rank = ranks.iter().copied().max().unwrap_or(0);
         // inputs without a wanted gradient come as they are: each sample sees the same

@@ -13,7 +13,13 @@ pub(super) fn dims(shape: &[usize]) -> Vec<i64> {
 }
 
 /// Moves a list attribute of an old operator set to where the constant input `at` now is.
-pub(super) fn attr_to_input(g: &mut Graph, inputs: &mut Vec<Option<ValueId>>, attrs: &mut Attrs, name: &str, at: usize) -> Result<()> {
+pub(super) fn attr_to_input(
+    g: &mut Graph,
+    inputs: &mut Vec<Option<ValueId>>,
+    attrs: &mut Attrs,
+    name: &str,
+    at: usize,
+) -> Result<()> {
     match attrs.take(name) {
         None => Ok(()),
         Some(Attr::Ints(v)) => {
@@ -85,14 +91,27 @@ impl Op for View {
     fn cases(&self) -> Vec<Case> {
         (self.cases)()
     }
-    fn import(&self, g: &mut Graph, opset: i64, inputs: &[Option<ValueId>], mut attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let mut inputs = inputs.to_vec();
         if opset < 13 && matches!(self.name, "Squeeze" | "Unsqueeze") {
             attr_to_input(g, &mut inputs, &mut attrs, "axes", 1)?;
         }
         g.push_multi(super::find(self.name)?, &inputs, attrs, wanted)
     }
-    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, samples: usize) -> Result<Option<ValueId>> {
+    fn stacked(
+        &self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        samples: usize,
+    ) -> Result<Option<ValueId>> {
         let Some(ints) = (self.stacked)(g, inputs, attrs, samples)? else {
             return Ok(None);
         };
@@ -408,7 +427,13 @@ impl Op for Expand {
             Case::new("Expand nothing", &[&[2, 3]]).ints(&[3]),
         ]
     }
-    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, samples: usize) -> Result<Option<ValueId>> {
+    fn stacked(
+        &self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        samples: usize,
+    ) -> Result<Option<ValueId>> {
         let to = constant_ints(g, inputs, 1)?.unwrap_or_default();
         // a new axis would have to go between the samples and the rest
         if to.len() > unstacked(g, inputs).len() {
