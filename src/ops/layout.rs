@@ -43,6 +43,9 @@ pub(super) fn constant_ints(g: &Graph, inputs: &[Option<ValueId>], i: usize) -> 
     }
 }
 
+/// See [`View::stacked`].
+type Stacked = fn(&Graph, &[Option<ValueId>], &Attrs, usize) -> Result<Option<Vec<i64>>>;
+
 /// A view of the elements in the same order. Each kind says what shape it gives.
 struct View {
     name: &'static str,
@@ -53,7 +56,7 @@ struct View {
     shape: fn(&NodeView, &[usize]) -> Result<Vec<usize>>,
     /// The constant inputs after the first that give, to a tensor with one more leading axis of so many
     /// entries, the new shape with that axis in front; `None` where the op cannot.
-    stacked: fn(&Graph, &[Option<ValueId>], &Attrs, usize) -> Result<Option<Vec<i64>>>,
+    stacked: Stacked,
     cases: fn() -> Vec<Case>,
 }
 
@@ -148,10 +151,9 @@ fn reshape_to(x: &[usize], to: &[i64], allowzero: bool) -> Result<Vec<usize>> {
     }
     let len: usize = x.iter().product();
     let filled = out.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(wrong)?;
-    match open {
-        // with a zero extent beside it the open one is not determined; like ONNX Runtime, 0
-        Some(i) => out[i] = if filled == 0 { 0 } else { len / filled },
-        None => {}
+    if let Some(i) = open {
+        // with a zero extent beside it the open one is not determined; 0 is as good as any
+        out[i] = len.checked_div(filled).unwrap_or(0);
     }
     if out.iter().product::<usize>() == len { Ok(out) } else { Err(wrong()) }
 }

@@ -183,4 +183,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join constant convert matmul conv pool norm softmax reduce gather }
+families! { unary binary layout slice join constant convert matmul conv pool norm softmax reduce gather scatter }

@@ -215,13 +215,16 @@ pub(super) fn pad(g: &mut Graph, x: ValueId, pads: &[i64]) -> Result<ValueId> {
     g.push("Pad", &[x, pads], Attrs::new())
 }
 
+/// Elements added before and after each axis.
+type Ends = Vec<(i64, i64)>;
+
 /// `y = x` with `value` around it, or cropped where a pad is negative. The other modes are imported as
 /// what they mean (Slice and Concat), so that their gradient needs no rule.
 struct Pad;
 
 impl Pad {
     /// Elements added before and after every axis, and the shape that results.
-    fn pads(n: &NodeView) -> Result<(Vec<(i64, i64)>, Vec<usize>)> {
+    fn pads(n: &NodeView) -> Result<(Ends, Vec<usize>)> {
         let mode = n.string("mode", "constant")?;
         if mode != "constant" {
             return Err(n.unsupported("mode", mode));
@@ -237,7 +240,7 @@ impl Pad {
         }
         Ok((all, shape))
     }
-    fn all(rank: usize, pads: &[i64], axes: Option<&[i64]>) -> Result<Vec<(i64, i64)>> {
+    fn all(rank: usize, pads: &[i64], axes: Option<&[i64]>) -> Result<Ends> {
         let wrong = || Error::format(format!("pads = {pads:?} with axes = {axes:?} do not fit rank {rank}"));
         let every: Vec<i64> = (0..).take(rank).collect();
         let axes = axes.unwrap_or(&every);
