@@ -96,6 +96,12 @@ pub trait Op: Sync {
     /// # Errors
     /// When the elements do not fit (an index out of range, say).
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>>;
+    /// All outputs, where they follow from the types of the inputs alone (the shape of a value, say): the
+    /// node is then never added.
+    fn fold(&self, n: &NodeView) -> Option<Vec<Array>> {
+        let _ = n;
+        None
+    }
     /// Emits nodes for the gradients with respect to the inputs that are wanted.
     ///
     /// # Errors
@@ -183,4 +189,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join matmul conv conv_transpose conv_grad pool norm softmax reduce gather }
+families! { unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter }
