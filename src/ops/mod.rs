@@ -4,6 +4,7 @@
 mod cases;
 mod copy;
 mod correlate;
+mod fold;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
@@ -149,6 +150,11 @@ pub trait Op: Sync {
         let _ = n;
         None
     }
+    /// Inputs that training does not change by gradients (running statistics): a tensor that only such
+    /// inputs read is a constant of the model, not one of its weights.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
+    }
     /// For ops of weights alone: pushes the op for inputs that all carry one more leading axis (`samples`
     /// entries), and returns the output that carries it too. `None`: samples run one by one.
     ///
@@ -189,4 +195,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter }
+families! { unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter batch_norm }
