@@ -3,6 +3,7 @@
 
 mod cases;
 mod correlate;
+mod correlate_gpu;
 mod copy;
 mod kernel;
 pub(crate) mod linalg;
