@@ -147,3 +147,10 @@ fn wgpu_agrees() {
         agree_on(&engine);
     }
 }
+
+#[test]
+fn ort_agrees() {
+    if let Some(engine) = common::ort() {
+        agree_on(&engine);
+    }
+}

@@ -2,9 +2,9 @@
 //! derivative, kernel and test cases. The table at the end of this file lists the families.
 
 mod cases;
+mod copy;
 mod correlate;
 mod correlate_gpu;
-mod copy;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
@@ -124,6 +124,10 @@ pub trait Op: Sync {
     ) -> Result<Vec<Option<ValueId>>> {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
+    }
+    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
     }
     /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
     ///

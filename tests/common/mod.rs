@@ -3,12 +3,14 @@
 
 use onnx_unlearn::Result;
 use onnx_unlearn::autodiff::{Samples, backward};
+use onnx_unlearn::engine::ort::OrtEngine;
 use onnx_unlearn::engine::wgpu::{Options, WgpuEngine};
 use onnx_unlearn::engine::{Engine, Tensor};
 use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
 use onnx_unlearn::ops::{Arg, Case, Op};
 use onnx_unlearn::tensor::{Array, DType, TensorType};
 use rand::RngExt;
+use std::io::Write;
 
 /// A case as a graph, with the elements of its inputs and the ids of those that are differentiated.
 pub struct Built {
@@ -112,7 +114,8 @@ pub fn available<E>(engine: Result<E>) -> Option<E> {
         Ok(e) => Some(e),
         Err(e) if std::env::var_os("ONNX_UNLEARN_REQUIRE_ENGINES").is_some() => panic!("an engine is missing: {e}"),
         Err(e) => {
-            println!("skipped: {e}");
+            // straight to stderr: the test runner shows what `println` says of failed tests alone
+            let _ = writeln!(std::io::stderr(), "skipped: {e}");
             None
         }
     }
@@ -121,4 +124,9 @@ pub fn available<E>(engine: Result<E>) -> Option<E> {
 /// The wgpu engine, software adapters included.
 pub fn wgpu() -> Option<WgpuEngine> {
     available(WgpuEngine::new(&Options { allow_software: true, ..Options::default() }))
+}
+
+/// The ort engine.
+pub fn ort() -> Option<OrtEngine> {
+    available(OrtEngine::new(None))
 }

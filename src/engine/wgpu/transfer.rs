@@ -95,6 +95,9 @@ impl DeviceTensor for GpuTensor {
         let read = self.gpu.guarded(|| self.gpu.read(&self.held.buffer, self.ty.len()))?;
         words::decode(&self.ty, read)
     }
+    fn ty(&self) -> TensorType {
+        self.ty.clone()
+    }
     fn as_any(&self) -> &dyn std::any::Any {
         self
     }
