@@ -152,7 +152,7 @@ impl Padded {
                 .list::<3>("begin", &begin, 0),
             grid: grid_1d(words),
         };
-        Some(Self { extents, begin, bind: Bind::Scratch(0), step: Some(step), scratch: vec![words] })
+        Some(Self { extents, begin, bind: Bind::Filled(0), step: Some(step), scratch: vec![words] })
     }
     /// Words of a plane.
     fn plane(&self) -> usize {
@@ -323,6 +323,7 @@ impl Layout {
             None => (Bind::Input(0), None),
         };
         let target = if split { Bind::Scratch(scratch.len()) } else { Bind::Output(0) };
+        let filled = Bind::Filled(scratch.len());
         if split {
             scratch.push(parts * width);
         }
@@ -369,7 +370,7 @@ impl Layout {
             steps.push(Step {
                 shader: crate::shader!("sum_parts"),
                 overrides: Vec::new(),
-                binds: vec![target, Bind::Output(0)],
+                binds: vec![filled, Bind::Output(0)],
                 params: Params::new().u("elements", width).u("parts", parts),
                 grid: grid_1d(width),
             });
