@@ -5,6 +5,7 @@ mod cases;
 mod copy;
 mod correlate;
 mod fold;
+mod correlate_gpu;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
