@@ -47,7 +47,7 @@ impl Classifier {
     pub fn from_model(model: Model, options: ClassifierOptions) -> Result<Self> {
         let mut import_options = ImportOptions { dims: options.dims, ..ImportOptions::default() };
         if let Some(sample) = options.sample {
-            let name = model.first_input().unwrap_or_default();
+            let name = first_input(&model);
             import_options.samples.insert(name, sample);
         }
         let mut this = Self {
@@ -87,7 +87,7 @@ impl Classifier {
     /// As [`import`].
     pub fn bind(&self, batch: usize) -> Result<Imported> {
         let options = ImportOptions { batch, ..self.options.clone() };
-        import(self.model.proto(), &|t| self.model.tensor(t), &options)
+        import(self.model.proto(), &|t| self.model.array(t), &options)
     }
     /// The classifier's head in one of its graphs.
     ///
@@ -167,7 +167,13 @@ impl Weights {
 }
 
 /// The model's own inputs for samples `from..to`, filled up to `batch` samples by repeating the last.
-pub(crate) fn batch_feeds(g: &Graph, data: &Labelled, from: usize, to: usize, batch: usize) -> Result<(Vec<(String, Array)>, Labelled)> {
+pub(crate) fn batch_feeds(
+    g: &Graph,
+    data: &Labelled,
+    from: usize,
+    to: usize,
+    batch: usize,
+) -> Result<(Vec<(String, Array)>, Labelled)> {
     let positions: Vec<usize> = (0..batch).map(|i| (from + i).min(to - 1)).collect();
     let part = data.select(&positions)?;
     let first = g.inputs.first().copied();
@@ -181,4 +187,11 @@ pub(crate) fn batch_feeds(g: &Graph, data: &Labelled, from: usize, to: usize, ba
         }
     }
     Ok((feeds, part))
+}
+
+/// Name of the first input that is not an initializer.
+fn first_input(model: &Model) -> String {
+    let Some(graph) = &model.proto().graph else { return String::new() };
+    let given = |name: &str| graph.initializer.iter().any(|t| t.name() == name);
+    graph.input.iter().map(|i| i.name()).find(|name| !given(name)).unwrap_or_default().to_owned()
 }

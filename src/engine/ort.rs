@@ -80,7 +80,10 @@ fn first_that_loads(candidates: &[Candidate]) -> Result<OrtEngine> {
             Err(why) => tried.push(format!("{} ({}): {why}", c.path.display(), c.origin)),
         }
     }
-    Err(Error::engine(format!("no ONNX Runtime library of version {OLDEST} or newer: {ADVICE}; tried {}", tried.join("; "))))
+    Err(Error::engine(format!(
+        "no ONNX Runtime library of version {OLDEST} or newer: {ADVICE}; tried {}",
+        tried.join("; ")
+    )))
 }
 
 fn load(candidate: &Candidate) -> Result<OrtEngine, String> {
@@ -170,7 +173,8 @@ impl Session for OrtSession {
 /// The array as ONNX Runtime sees it: the same memory for the types that we store as they are.
 fn value<'a>(array: &'a Array, dtype: DType) -> Result<SessionInputValue<'a>> {
     fn view<'a, T: Element + PrimitiveTensorElementType>(array: &'a Array) -> Result<SessionInputValue<'a>> {
-        let view = TensorRef::from_array_view((array.shape(), array.slice::<T>()?)).map_err(failed("refuses a feed"))?;
+        let view =
+            TensorRef::from_array_view((array.shape(), array.slice::<T>()?)).map_err(failed("refuses a feed"))?;
         Ok(view.into())
     }
     fn copy<'a, T>(array: &Array, dtype: DType) -> Result<SessionInputValue<'a>>
@@ -199,7 +203,8 @@ fn value<'a>(array: &'a Array, dtype: DType) -> Result<SessionInputValue<'a>> {
 fn array(value: &DynValue, ty: &TensorType) -> Result<Array> {
     fn data<'a, T: PrimitiveTensorElementType>(value: &'a DynValue, ty: &TensorType) -> Result<&'a [T]> {
         let (shape, data) = value.try_extract_tensor::<T>().map_err(failed("gives another type"))?;
-        let same = shape.len() == ty.shape.len() && shape.iter().zip(&ty.shape).all(|(&a, &b)| usize::try_from(a) == Ok(b));
+        let same =
+            shape.len() == ty.shape.len() && shape.iter().zip(&ty.shape).all(|(&a, &b)| usize::try_from(a) == Ok(b));
         same.then_some(data)
             .ok_or_else(|| Error::internal(format!("ONNX Runtime gives the shape {shape:?} where {ty} is inferred")))
     }

@@ -90,7 +90,8 @@ pub fn estimate(
         let (model_inputs, part) = batch_feeds(&g, data, from, to, batch)?;
         let mut feeds: Vec<Tensor> = model_inputs.into_iter().map(|(_, a)| Tensor::Host(a)).collect();
         feeds.push(Tensor::Host(part.labels()));
-        let u: Vec<f64> = sets.iter().flat_map(|u| (0..batch).map(move |i| if from + i < to { u[from + i] } else { 0.0 })).collect();
+        let u: Vec<f64> =
+            sets.iter().flat_map(|u| (0..batch).map(move |i| if from + i < to { u[from + i] } else { 0.0 })).collect();
         feeds.push(Tensor::Host(Array::from_vec(&[sets.len(), batch], u)?.to_float(float)));
         feeds.extend(fixed.iter().cloned());
         feeds.append(&mut sums);

@@ -95,16 +95,20 @@ impl Answerer {
         for &id in &self.head_ids {
             let name = self.graph.label(id);
             let name = name.strip_prefix(OLD).unwrap_or(&name);
-            fixed.push(old.get(name).cloned().ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?);
+            fixed.push(
+                old.get(name).cloned().ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?,
+            );
         }
-        let mut out = Answers { classes: self.classes, logits: Vec::new(), old_head: (!self.head_ids.is_empty()).then(Vec::new) };
+        let mut out =
+            Answers { classes: self.classes, logits: Vec::new(), old_head: (!self.head_ids.is_empty()).then(Vec::new) };
         for from in (0..data.len()).step_by(self.batch) {
             let to = (from + self.batch).min(data.len());
             let (inputs, _) = batch_feeds(&self.graph, data, from, to, self.batch)?;
-            let feeds: Vec<Tensor> = inputs.into_iter().map(|(_, a)| Tensor::Host(a)).chain(fixed.iter().cloned()).collect();
+            let feeds: Vec<Tensor> =
+                inputs.into_iter().map(|(_, a)| Tensor::Host(a)).chain(fixed.iter().cloned()).collect();
             let results = self.session.run(&feeds)?;
             let take = (to - from) * self.classes;
-            let mut read = |i: usize, into: &mut Vec<f64>| -> Result<()> {
+            let read = |i: usize, into: &mut Vec<f64>| -> Result<()> {
                 let t = results.get(i).ok_or_else(|| Error::internal("a session gave too few outputs"))?;
                 into.extend(t.to_array()?.to_f64().into_iter().take(take));
                 Ok(())

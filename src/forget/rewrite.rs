@@ -65,7 +65,11 @@ impl Rewriter {
         }
         let mut feeds = Vec::with_capacity(3 * self.basis.names.len() + 3);
         for (i, name) in self.basis.names.iter().enumerate() {
-            let w = self.old.get(name).cloned().ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?;
+            let w = self
+                .old
+                .get(name)
+                .cloned()
+                .ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?;
             feeds.extend([w, self.basis.f_f[i].clone(), self.basis.f_r[i].clone()]);
         }
         feeds.extend(strength.values().into_iter().map(|v| Tensor::Host(Array::full_float(self.float, &[], v))));

@@ -2,7 +2,8 @@
 //! and every node goes through [`crate::ops::Op::import`].
 
 use super::proto::{
-    AttributeProto, AttributeType, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, dimension, type_proto,
+    AttributeProto, AttributeType, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, dimension,
+    type_proto,
 };
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, OPSET, ValueId};
@@ -92,7 +93,9 @@ pub fn opset(model: &ModelProto) -> Result<i64> {
     let of = |domain: &str| model.opset_import.iter().find(|o| o.domain() == domain).map(|o| o.version());
     let v = of("").or_else(|| of("ai.onnx")).ok_or_else(|| Error::format("the model names no default operator set"))?;
     if v < OLDEST_OPSET {
-        return Err(Error::unsupported(format!("operator set {v} is older than {OLDEST_OPSET}; convert the model first")));
+        return Err(Error::unsupported(format!(
+            "operator set {v} is older than {OLDEST_OPSET}; convert the model first"
+        )));
     }
     if v > NEWEST_OPSET {
         return Err(Error::unsupported(format!("operator set {v} is newer than {NEWEST_OPSET}, the newest known")));
@@ -170,9 +173,10 @@ struct Import<'a> {
 
 impl Import<'_> {
     fn lookup(&self, name: &str) -> Result<ValueId> {
-        self.names.get(name).copied().ok_or_else(|| {
-            Error::format(format!("value '{name}' is used before any node or initializer gives it"))
-        })
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| Error::format(format!("value '{name}' is used before any node or initializer gives it")))
     }
 
     fn define(&mut self, name: &str, id: ValueId) -> Result<()> {
@@ -211,7 +215,10 @@ impl Import<'_> {
         }
         if !missing.is_empty() {
             let names: Vec<String> = missing.into_iter().collect();
-            return Err(Error::invalid(format!("the model leaves extents open: {}; bind each with --dim NAME=N", names.join(", "))));
+            return Err(Error::invalid(format!(
+                "the model leaves extents open: {}; bind each with --dim NAME=N",
+                names.join(", ")
+            )));
         }
         for (info, (dtype, shape)) in inputs.iter().zip(shapes) {
             let batched = shape.first() == Some(&samples) && !shape.is_empty();
@@ -249,15 +256,20 @@ impl Import<'_> {
     fn node(&mut self, node: &NodeProto, index: usize) -> Result<()> {
         let label = node_label(node, index);
         self.g.set_scope(&label);
-        let place = |e: Error| if e.kind() == Kind::NeedsSingles { e } else { e.at(format!("node '{label}' ({})", node.op_type())) };
+        let place = |e: Error| {
+            if e.kind() == Kind::NeedsSingles { e } else { e.at(format!("node '{label}' ({})", node.op_type())) }
+        };
         let op = known(node).ok_or_else(|| place(Error::unsupported("the op is not supported")))?;
         let mut attrs = Attrs::new();
         for a in &node.attribute {
             attrs.set(a.name(), self.attribute(a).map_err(place)?);
         }
         self.adapt(node.op_type(), &mut attrs);
-        if let ("Constant", Some(Attr::Tensor(data, dtype)), [name]) = (node.op_type(), attrs.get("value"), &node.output[..]) {
-            let trainable = dtype.is_float() && !data.shape().is_empty() && data.len() > 1 && !self.frozen.contains(name);
+        if let ("Constant", Some(Attr::Tensor(data, dtype)), [name]) =
+            (node.op_type(), attrs.get("value"), &node.output[..])
+        {
+            let trainable =
+                dtype.is_float() && !data.shape().is_empty() && data.len() > 1 && !self.frozen.contains(name);
             let (data, dtype) = (data.clone(), *dtype);
             return self.tensor(name, data, dtype, trainable);
         }
@@ -353,8 +365,10 @@ fn bind(
     missing: &mut BTreeSet<String>,
 ) -> Result<(DType, Vec<usize>)> {
     let name = info.name();
-    let (code, dims) = extents(info).ok_or_else(|| Error::unsupported(format!("input '{name}' is not a tensor of known rank")))?;
-    let dtype = DType::from_onnx(code).ok_or_else(|| Error::unsupported(format!("input '{name}' has element type {code}")))?;
+    let (code, dims) =
+        extents(info).ok_or_else(|| Error::unsupported(format!("input '{name}' is not a tensor of known rank")))?;
+    let dtype =
+        DType::from_onnx(code).ok_or_else(|| Error::unsupported(format!("input '{name}' has element type {code}")))?;
     let mut shape = Vec::with_capacity(dims.len());
     for (axis, dim) in dims.iter().enumerate() {
         let hint = options.samples.get(name).filter(|s| s.len() + 1 == dims.len());
@@ -376,7 +390,9 @@ fn bind(
             Some(dimension::Value::DimParam(p)) if axis > 0 && !p.is_empty() => open(p.clone(), missing),
             // an open first extent is the batch: exporters name it as they like
             _ if axis == 0 => samples,
-            Some(dimension::Value::DimValue(n)) if *n < 0 => return Err(Error::format(format!("input '{name}' has extent {n}"))),
+            Some(dimension::Value::DimValue(n)) if *n < 0 => {
+                return Err(Error::format(format!("input '{name}' has extent {n}")));
+            }
             _ => open(format!("{name}.{axis}"), missing),
         });
     }

@@ -3,11 +3,13 @@
 
 mod cases;
 mod copy;
+mod correlate;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
 mod view;
 mod vjp;
+mod window;
 
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
@@ -181,4 +183,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join matmul conv pool norm softmax reduce gather }
+families! { unary binary layout slice join matmul conv conv_transpose conv_grad pool norm softmax reduce gather }

@@ -3,8 +3,8 @@
 
 use onnx_unlearn::Result;
 use onnx_unlearn::autodiff::{Samples, backward};
-use onnx_unlearn::engine::wgpu::{Options, WgpuEngine};
 use onnx_unlearn::engine::ort::OrtEngine;
+use onnx_unlearn::engine::wgpu::{Options, WgpuEngine};
 use onnx_unlearn::engine::{Engine, Tensor};
 use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
 use onnx_unlearn::ops::{Arg, Case, Op};

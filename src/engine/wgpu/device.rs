@@ -60,10 +60,26 @@ impl Gpu {
         let has = adapter.limits();
         let ask = Limits::default();
         let short = [
-            ("storage buffers a stage", has.max_storage_buffers_per_shader_stage, ask.max_storage_buffers_per_shader_stage),
-            ("invocations a workgroup", has.max_compute_invocations_per_workgroup, ask.max_compute_invocations_per_workgroup),
-            ("bytes of workgroup memory", has.max_compute_workgroup_storage_size, ask.max_compute_workgroup_storage_size),
-            ("workgroups a dimension", has.max_compute_workgroups_per_dimension, ask.max_compute_workgroups_per_dimension),
+            (
+                "storage buffers a stage",
+                has.max_storage_buffers_per_shader_stage,
+                ask.max_storage_buffers_per_shader_stage,
+            ),
+            (
+                "invocations a workgroup",
+                has.max_compute_invocations_per_workgroup,
+                ask.max_compute_invocations_per_workgroup,
+            ),
+            (
+                "bytes of workgroup memory",
+                has.max_compute_workgroup_storage_size,
+                ask.max_compute_workgroup_storage_size,
+            ),
+            (
+                "workgroups a dimension",
+                has.max_compute_workgroups_per_dimension,
+                ask.max_compute_workgroups_per_dimension,
+            ),
         ];
         if let Some((what, has, needs)) = short.into_iter().find(|(_, has, needs)| has < needs) {
             return Err(format!("{has} {what}, {needs} are needed"));

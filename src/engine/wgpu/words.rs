@@ -19,9 +19,13 @@ pub(super) fn encode(a: &Array) -> Result<Cow<'_, [u8]>> {
         Array::F32(_) => Cow::Borrowed(bytemuck::cast_slice(a.slice::<f32>()?)),
         Array::F64(_) => return Err(no_f64()),
         Array::I64(_) => {
-            let words = a.slice::<i64>()?.iter().map(|&v| i32::try_from(v).map_err(|_| v)).collect::<Result<Vec<_>, _>>();
+            let words =
+                a.slice::<i64>()?.iter().map(|&v| i32::try_from(v).map_err(|_| v)).collect::<Result<Vec<_>, _>>();
             let words = words.map_err(|v| {
-                Error::new(crate::Kind::Engine, format!("element {v} exceeds int32, which is what integers are on a GPU"))
+                Error::new(
+                    crate::Kind::Engine,
+                    format!("element {v} exceeds int32, which is what integers are on a GPU"),
+                )
             })?;
             Cow::Owned(bytemuck::cast_slice(&words).to_vec())
         }
