@@ -4,8 +4,8 @@
 mod cases;
 mod copy;
 mod correlate;
-mod fold;
 mod correlate_gpu;
+mod fold;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
@@ -131,10 +131,6 @@ pub trait Op: Sync {
     ) -> Result<Vec<Option<ValueId>>> {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
-    }
-    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
-    fn frozen_inputs(&self) -> &'static [usize] {
-        &[]
     }
     /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
     ///
