@@ -260,7 +260,9 @@ impl Raw {
         let Some((&n, shape)) = self.shape.split_first() else {
             return Err(Error::invalid(format!("{name} is a scalar, its first axis must count the samples")));
         };
-        if dense(shape) != dense(sample) && !(flat && shape.iter().product::<usize>() == sample.iter().product::<usize>()) {
+        if dense(shape) != dense(sample)
+            && !(flat && shape.iter().product::<usize>() == sample.iter().product::<usize>())
+        {
             let hint = match (shape, sample) {
                 ([a, b, c], [d, e, f]) if [a, b, c] == [e, f, d] => {
                     "; its channels come last, the model wants them first"
