@@ -2,11 +2,15 @@
 #![warn(missing_docs, unreachable_pub)]
 
 pub mod autodiff;
+pub mod classifier;
 pub mod engine;
 pub mod error;
 pub mod files;
+pub mod fisher;
+pub mod forget;
 pub mod graph;
 pub mod inputs;
+pub mod onnx;
 pub mod ops;
 pub mod report;
 pub mod tensor;

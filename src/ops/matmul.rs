@@ -1,3 +1,545 @@
-use super::Op;
+//! `MatMul` and `Gemm`: <https://onnx.ai/onnx/operators/onnx__MatMul.html>, and the fused sum of squares
+//! that their per-sample weight gradients end in.
 
-pub(super) static OPS: &[&dyn Op] = &[];
+use super::linalg::{Mat, Real, gemm};
+use super::support::{broadcast, broadcast_strides, given, rows, strides};
+use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp};
+use crate::error::{Error, Result};
+use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::tensor::{Array, TensorType};
+use rayon::prelude::*;
+
+/// A batched product `y[b] = alpha · a[b] · b[b] (+ beta · c)`: extents and strides, which both the
+/// reference and the kernel follow.
+struct Product {
+    batch: Vec<usize>,
+    m: usize,
+    n: usize,
+    k: usize,
+    a_batch: Vec<usize>,
+    b_batch: Vec<usize>,
+    /// Row and column strides.
+    a: [usize; 2],
+    b: [usize; 2],
+}
+
+impl Product {
+    fn new(a: &[usize], b: &[usize]) -> Result<Self> {
+        let ([a_outer @ .., m, k], [b_outer @ .., kb, n]) = (a, b) else {
+            return Err(Error::format(format!("shapes {a:?} and {b:?} are no matrices")));
+        };
+        if k != kb {
+            return Err(Error::format(format!("shapes {a:?} and {b:?} do not fit: {k} columns, {kb} rows")));
+        }
+        let batch = broadcast(&[a_outer, b_outer])?;
+        let over = |outer: &[usize], each: usize| -> Vec<usize> {
+            broadcast_strides(outer, &batch).into_iter().map(|s| s * each).collect()
+        };
+        Ok(Self {
+            a_batch: over(a_outer, m * k),
+            b_batch: over(b_outer, k * n),
+            a: [*k, 1],
+            b: [*n, 1],
+            batch,
+            m: *m,
+            n: *n,
+            k: *k,
+        })
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        [&self.batch[..], &[self.m, self.n]].concat()
+    }
+
+    fn eval<T: Real>(&self, a: &Array, b: &Array) -> Result<Array> {
+        let (a, b) = (a.slice::<T>()?, b.slice::<T>()?);
+        let (m, n, k) = (self.m, self.n, self.k);
+        let count: usize = self.batch.iter().product();
+        let mut y = vec![T::ZERO; count * m * n];
+        if y.is_empty() {
+            return Array::from_vec(&self.shape(), y);
+        }
+        let shared_b = self.b_batch.iter().zip(&self.batch).all(|(&s, &e)| s == 0 || e == 1);
+        let a_strides = strides(&self.batch);
+        let dense_a = self.a_batch.iter().zip(&a_strides).zip(&self.batch).all(|((&s, &d), &e)| s == d * m * k || e == 1);
+        if shared_b && dense_a {
+            gemm(Mat::new(a, count * m, k), Mat::new(b, k, n), &mut y, 1.0, 0.0, true);
+            return Array::from_vec(&self.shape(), y);
+        }
+        let mut at = Vec::with_capacity(count);
+        rows(&[&self.batch[..], &[1]].concat(), [&[&self.a_batch[..], &[0]].concat(), &[&self.b_batch[..], &[0]].concat()], |_, o| {
+            at.push(o);
+        });
+        let each = |(y, &[p, q]): (&mut [T], &[usize; 2]), threads| {
+            gemm(Mat::new(&a[p..p + m * k], m, k), Mat::new(&b[q..q + k * n], k, n), y, 1.0, 0.0, threads);
+        };
+        if count >= 2 && m * n * k < 1 << 22 {
+            let min = ((1 << 15) / (m * n * k).max(1)).max(1);
+            y.par_chunks_mut(m * n).zip(&at).with_min_len(min).for_each(|j| each(j, false));
+        } else {
+            y.chunks_mut(m * n).zip(&at).for_each(|j| each(j, true));
+        }
+        Array::from_vec(&self.shape(), y)
+    }
+
+    fn step(&self, overrides: Vec<(&'static str, f64)>, binds: Vec<Bind>, alpha: f64, beta: f64, c: [usize; 2]) -> Result<Step> {
+        if self.batch.len() > 8 {
+            return Err(Error::unsupported(format!("{} batch axes have no kernel", self.batch.len())));
+        }
+        let batches: usize = self.batch.iter().product();
+        Ok(Step {
+            shader: crate::shader!("matmul"),
+            overrides,
+            binds,
+            params: Params::new()
+                .u("m", self.m)
+                .u("n", self.n)
+                .u("k", self.k)
+                .u("batches", batches)
+                .u("rank", self.batch.len())
+                .list::<2>("a_strides", &self.a, 0)
+                .list::<2>("b_strides", &self.b, 0)
+                .list::<2>("c_strides", &c, 0)
+                .f("alpha", alpha)
+                .f("beta", beta)
+                .list::<8>("shape", &self.batch, 1)
+                .list::<8>("a_batch", &self.a_batch, 0)
+                .list::<8>("b_batch", &self.b_batch, 0),
+            grid: tiles(self.m, self.n, batches),
+        })
+    }
+}
+
+/// Workgroups of 8×8 invocations that each make an 8×8 tile.
+fn tiles(m: usize, n: usize, z: usize) -> [u32; 3] {
+    [n.div_ceil(64).max(1) as u32, m.div_ceil(64).max(1) as u32, z.clamp(1, 65_535) as u32]
+}
+
+/// `y = a · b`, batched. One-dimensional operands become matrices on import.
+struct MatMul;
+
+impl Op for MatMul {
+    fn spec(&self) -> Spec {
+        Spec::new("MatMul", 13, (2, 2))
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        let product = Product::new(n.shape(0)?, n.shape(1)?)?;
+        if n.dtype(0)? != n.dtype(1)? || !n.dtype(0)?.is_float() {
+            return Err(Error::unsupported(format!("operands of type {} and {}", n.dtype(0)?, n.dtype(1)?)));
+        }
+        Ok(vec![TensorType::new(n.dtype(0)?, product.shape())])
+    }
+    fn batch(&self, n: &NodeView, from: &[Batch], _: usize, out: &[TensorType]) -> Vec<Batch> {
+        let rank = out[0].shape.len();
+        let place = |i: usize| match (from[i], n.optional(i)) {
+            (Batch::Axis { axis, rows }, Some(ty)) => Some((axis + rank - ty.shape.len(), rows)),
+            _ => None,
+        };
+        // aligned from the right, the last two axes are rows and columns of the product
+        let stretched = |i: usize, axis: usize| {
+            n.optional(i).is_some_and(|ty| (axis + ty.shape.len()).checked_sub(rank).is_none_or(|a| ty.shape[a] == 1))
+        };
+        let found = match (place(0), place(1)) {
+            (Some((axis, rows)), None) if axis == rank - 2 || (axis < rank - 2 && stretched(1, axis)) => Some((axis, rows)),
+            (None, Some((axis, rows))) if axis == rank - 1 || (axis < rank - 2 && stretched(0, axis)) => Some((axis, rows)),
+            (Some(a), Some(b)) if a == b && a.0 < rank - 2 => Some(a),
+            _ => None,
+        };
+        vec![found.map_or(Batch::Lost, |(axis, rows)| Batch::Axis { axis, rows })]
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        let (a, b) = (given(x, 0)?, given(x, 1)?);
+        let product = Product::new(n.shape(0)?, n.shape(1)?)?;
+        Ok(vec![if let Array::F64(_) = a { product.eval::<f64>(a, b)? } else { product.eval::<f32>(a, b)? }])
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        let (p, q, dy) = (b.x(0)?, b.x(1)?, b.dy()?);
+        if b.wants(0) {
+            // dA = dY · Bᵀ
+            let qt = swap_last(b, q)?;
+            let da = b.op("MatMul", &[dy, qt])?;
+            b.set_dx(0, da);
+        }
+        if !b.wants(1) {
+            return Ok(());
+        }
+        if b.shape(q).len() == 2 {
+            return weight_gradient(b, p, dy, 1, false);
+        }
+        // dB = Aᵀ · dY
+        let pt = swap_last(b, p)?;
+        let db = b.op("MatMul", &[pt, dy])?;
+        b.set_dx(1, db);
+        Ok(())
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        let product = Product::new(n.shape(0)?, n.shape(1)?)?;
+        let binds = vec![Bind::Input(0), Bind::Input(1), Bind::Input(0), Bind::Output(0)];
+        Ok(Kernel::one(product.step(vec![("HAS_C", 0.0)], binds, 1.0, 0.0, [0, 0])?))
+    }
+    fn cases(&self) -> Vec<Case> {
+        // 70 columns and rows: more than one tile, the last one partial
+        vec![
+            Case::new("MatMul matrices", &[&[3, 5], &[5, 4]]),
+            Case::new("MatMul tiles", &[&[70, 33], &[33, 70]]),
+            Case::new("MatMul batched", &[&[2, 3, 4, 5], &[2, 3, 5, 2]]),
+            Case::new("MatMul weight", &[&[2, 3, 4, 5], &[5, 6]]),
+            Case::new("MatMul broadcast", &[&[3, 1, 2, 4], &[2, 4, 3]]),
+            Case::new("MatMul left weight", &[&[3, 4], &[2, 4, 5]]),
+            Case::new("MatMul one row", &[&[1, 130], &[130, 9]]),
+        ]
+    }
+    fn import(&self, g: &mut Graph, _: i64, inputs: &[Option<ValueId>], attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+        let (Some(Some(a)), Some(Some(b))) = (inputs.first(), inputs.get(1)) else {
+            return g.push_multi(&Self, inputs, attrs, wanted);
+        };
+        let (a_shape, b_shape) = (g.shape(*a).to_vec(), g.shape(*b).to_vec());
+        let (mut p, mut q) = (*a, *b);
+        if a_shape.len() == 1 {
+            p = super::reshape(g, p, &[1, a_shape[0]])?;
+        }
+        if b_shape.len() == 1 {
+            q = super::reshape(g, q, &[b_shape[0], 1])?;
+        }
+        let y = g.push("MatMul", &[p, q], attrs)?;
+        let mut shape = g.shape(y).to_vec();
+        let rank = shape.len();
+        if a_shape.len() == 1 {
+            shape.remove(rank - 2);
+        }
+        if b_shape.len() == 1 {
+            shape.pop();
+        }
+        Ok(vec![Some(super::reshape(g, y, &shape)?)])
+    }
+    fn squared(&self, n: &NodeView) -> Option<&'static str> {
+        let (a, b) = (n.shape(0).ok()?, n.shape(1).ok()?);
+        (a.len() == 3 && b.len() == 3 && a[0] == b[0]).then_some("MatMulSquared")
+    }
+}
+
+/// The last two axes swapped.
+fn swap_last(b: &mut Vjp, v: ValueId) -> Result<ValueId> {
+    let shape = b.shape(v);
+    let rank = shape.len();
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(rank - 2, rank - 1);
+    if shape[rank - 1] == 1 || shape[rank - 2] == 1 {
+        let swapped: Vec<usize> = perm.iter().map(|&p| shape[p]).collect();
+        return b.reshape(v, &swapped);
+    }
+    b.transpose(v, &perm)
+}
+
+/// `dW = Xᵀ · dY` (or `dYᵀ · X` when the weight is used transposed) for a matrix W that multiplies the
+/// last axis of x: all other axes are rows. Sets input `i`.
+fn weight_gradient(b: &mut Vjp, x: ValueId, dy: ValueId, i: usize, transposed: bool) -> Result<()> {
+    let (sx, sy) = (b.shape(x), b.shape(dy));
+    let (k, m) = (sx[sx.len() - 1], sy[sy.len() - 1]);
+    let rows: usize = sx[..sx.len() - 1].iter().product();
+    if !b.apart(i) {
+        let x = b.reshape(x, &[rows, k])?;
+        let dy = b.reshape(dy, &[rows, m])?;
+        let (p, q) = if transposed { (dy, x) } else { (x, dy) };
+        let dw = b.emit("Gemm", &[p, q], Attrs::new().with("transA", 1))?;
+        b.set_exact(i, dw);
+        return Ok(());
+    }
+    let Batch::Axis { axis, .. } = b.graph().value(x).batch else {
+        return Err(b.needs_singles("the samples cannot be found in its input"));
+    };
+    let n = b.samples();
+    let (mut x, mut dy) = (x, dy);
+    if axis != 0 && rows > n {
+        if axis == sx.len() - 1 || sx[axis] != n {
+            return Err(b.needs_singles("the samples do not lie on an axis of their own"));
+        }
+        let mut perm: Vec<usize> = (0..sx.len()).collect();
+        perm.remove(axis);
+        perm.insert(0, axis);
+        x = b.transpose(x, &perm)?;
+        dy = b.transpose(dy, &perm)?;
+    }
+    let x = b.reshape(x, &[n, rows / n, k])?;
+    let dy = b.reshape(dy, &[n, rows / n, m])?;
+    let (p, q) = if transposed { (dy, x) } else { (x, dy) };
+    let pt = swap_last(b, p)?;
+    let dw = b.op("MatMul", &[pt, q])?;
+    b.set_apart(i, dw);
+    Ok(())
+}
+
+/// `y = alpha · A' · B' + beta · C`, where `'` transposes if asked to.
+struct Gemm;
+
+struct GemmAttrs {
+    alpha: f64,
+    beta: f64,
+    trans_a: bool,
+    trans_b: bool,
+}
+
+impl Gemm {
+    fn attrs(n: &NodeView) -> Result<GemmAttrs> {
+        Ok(GemmAttrs {
+            alpha: n.float("alpha", 1.0)?,
+            beta: n.float("beta", 1.0)?,
+            trans_a: n.int("transA", 0)? != 0,
+            trans_b: n.int("transB", 0)? != 0,
+        })
+    }
+    fn product(n: &NodeView) -> Result<(GemmAttrs, Product)> {
+        let at = Self::attrs(n)?;
+        let (&[a0, a1], &[b0, b1]) = (n.shape(0)?, n.shape(1)?) else {
+            return Err(Error::format(format!("shapes {:?} and {:?} are no matrices", n.shape(0)?, n.shape(1)?)));
+        };
+        let a = if at.trans_a { [a1, a0] } else { [a0, a1] };
+        let b = if at.trans_b { [b1, b0] } else { [b0, b1] };
+        let mut product = Product::new(&a, &b)?;
+        if at.trans_a {
+            product.a = [1, a1];
+        }
+        if at.trans_b {
+            product.b = [1, b1];
+        }
+        if let Some(c) = n.optional(2) {
+            let y = product.shape();
+            if broadcast(&[&c.shape, &y])? != y {
+                return Err(Error::format(format!("C of shape {:?} does not broadcast to {y:?}", c.shape)));
+            }
+        }
+        Ok((at, product))
+    }
+    fn run<T: Real>(n: &NodeView, x: &[Option<&Array>]) -> Result<Array> {
+        let (at, product) = Self::product(n)?;
+        let (a, b) = (given(x, 0)?, given(x, 1)?);
+        let shape = product.shape();
+        let mut y = vec![T::ZERO; product.m * product.n];
+        let beta = match x.get(2).copied().flatten() {
+            Some(c) if at.beta != 0.0 => {
+                let c_strides = broadcast_strides(c.shape(), &shape);
+                let c = c.slice::<T>()?;
+                rows(&shape, [&c_strides], |o, [p]| {
+                    for (j, y) in y[o..o + product.n].iter_mut().enumerate() {
+                        *y = c[p + j * c_strides[1]];
+                    }
+                });
+                at.beta
+            }
+            _ => 0.0,
+        };
+        let (p, q) = (a.shape(), b.shape());
+        let a = Mat::new(a.slice::<T>()?, p[0], p[1]).t_if(at.trans_a);
+        let b = Mat::new(b.slice::<T>()?, q[0], q[1]).t_if(at.trans_b);
+        gemm(a, b, &mut y, at.alpha, beta, true);
+        Array::from_vec(&shape, y)
+    }
+}
+
+impl Op for Gemm {
+    fn spec(&self) -> Spec {
+        Spec::new("Gemm", 13, (2, 3))
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        let (_, product) = Self::product(n)?;
+        if !n.dtype(0)?.is_float() || n.dtype(0)? != n.dtype(1)? {
+            return Err(Error::unsupported(format!("operands of type {} and {}", n.dtype(0)?, n.dtype(1)?)));
+        }
+        Ok(vec![TensorType::new(n.dtype(0)?, product.shape())])
+    }
+    fn batch(&self, n: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
+        let found = Self::attrs(n).ok().and_then(|at| {
+            let c_stretched = |axis: usize| {
+                from.get(2).is_none_or(|b| *b == Batch::None)
+                    && n.optional(2).is_none_or(|c| (axis + c.shape.len()).checked_sub(2).is_none_or(|a| c.shape[a] == 1))
+            };
+            match (from[0], from[1]) {
+                (Batch::Axis { axis, rows }, Batch::None) if axis == usize::from(at.trans_a) && c_stretched(0) => {
+                    Some(Batch::Axis { axis: 0, rows })
+                }
+                (Batch::None, Batch::Axis { axis, rows }) if axis == usize::from(!at.trans_b) && c_stretched(1) => {
+                    Some(Batch::Axis { axis: 1, rows })
+                }
+                _ => None,
+            }
+        });
+        vec![found.unwrap_or(Batch::Lost)]
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        Ok(vec![if let Array::F64(_) = given(x, 0)? { Self::run::<f64>(n, x)? } else { Self::run::<f32>(n, x)? }])
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        let at = Self::attrs(&b.view())?;
+        let (p, q, dy) = (b.x(0)?, b.x(1)?, b.dy()?);
+        if b.wants(2) {
+            // dC = beta · dY
+            let dc = if at.beta == 1.0 { dy } else { b.scale(dy, at.beta)? };
+            b.set_dx(2, dc);
+        }
+        let flags = |a: bool, c: bool| {
+            let on = |attrs: Attrs, name, v| if v { attrs.with(name, 1) } else { attrs };
+            let scaled = if at.alpha == 1.0 { Attrs::new() } else { Attrs::new().with("alpha", at.alpha as f32) };
+            on(on(scaled, "transA", a), "transB", c)
+        };
+        if b.wants(0) {
+            if b.apart(0) {
+                return Err(b.needs_singles("a weight stands on the left"));
+            }
+            // dA = alpha · dY · B'ᵀ, or its transpose B' · dYᵀ
+            let da = if at.trans_a {
+                b.emit("Gemm", &[q, dy], flags(at.trans_b, true))?
+            } else {
+                b.emit("Gemm", &[dy, q], flags(false, !at.trans_b))?
+            };
+            b.set_exact(0, da);
+        }
+        if !b.wants(1) {
+            return Ok(());
+        }
+        if b.apart(1) {
+            if at.trans_a {
+                return Err(b.needs_singles("transA is set"));
+            }
+            let scaled = if at.alpha == 1.0 { dy } else { b.scale(dy, at.alpha)? };
+            return weight_gradient(b, p, scaled, 1, at.trans_b);
+        }
+        // dB = alpha · A'ᵀ · dY, or its transpose dYᵀ · A'
+        let db = if at.trans_b {
+            b.emit("Gemm", &[dy, p], flags(true, at.trans_a))?
+        } else {
+            b.emit("Gemm", &[p, dy], flags(!at.trans_a, false))?
+        };
+        b.set_exact(1, db);
+        Ok(())
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        let (at, product) = Self::product(n)?;
+        let (c, has_c, strides) = match n.optional(2) {
+            Some(c) if at.beta != 0.0 => (Bind::Input(2), 1.0, broadcast_strides(&c.shape, &product.shape())),
+            _ => (Bind::Input(0), 0.0, vec![0, 0]),
+        };
+        let binds = vec![Bind::Input(0), Bind::Input(1), c, Bind::Output(0)];
+        Ok(Kernel::one(product.step(vec![("HAS_C", has_c)], binds, at.alpha, at.beta, [strides[0], strides[1]])?))
+    }
+    fn cases(&self) -> Vec<Case> {
+        vec![
+            Case::new("Gemm plain", &[&[3, 5], &[5, 4]]),
+            Case::new("Gemm linear layer", &[&[6, 5], &[7, 5], &[7]]).attr("transB", 1),
+            Case::new("Gemm transA", &[&[5, 3], &[5, 4], &[3, 1]]).attr("transA", 1),
+            Case::new("Gemm all", &[&[5, 3], &[4, 5], &[3, 4]])
+                .attr("transA", 1)
+                .attr("transB", 1)
+                .attr("alpha", 0.5f32)
+                .attr("beta", -1.5f32),
+            Case::new("Gemm scalar C", &[&[3, 5], &[5, 4], &[]]).attr("alpha", 2.0f32),
+            Case::new("Gemm tiles", &[&[66, 40], &[40, 130], &[130]]),
+        ]
+    }
+}
+
+/// `y[s] = Σ_n u[s,n] · (a[n] · b[n])²`, element-wise squares of the batched products.
+struct MatMulSquared;
+
+impl MatMulSquared {
+    fn run<T: Real>(n: &NodeView, x: &[Option<&Array>]) -> Result<Array> {
+        let (a, b, u) = (given(x, 0)?, given(x, 1)?, given(x, 2)?);
+        let (&[samples, k, t], &[_, _, m]) = (n.shape(0)?, n.shape(1)?) else {
+            return Err(Error::internal("MatMulSquared takes [n,k,t] and [n,t,m]"));
+        };
+        let sets = u.shape()[0];
+        let (a, b, u) = (a.slice::<T>()?, b.slice::<T>()?, u.slice::<T>()?);
+        let mut y = vec![T::ZERO; sets * k * m];
+        if y.is_empty() || samples == 0 {
+            return Array::from_vec(&[sets, k, m], y);
+        }
+        if t == 1 {
+            // (a bᵀ)² = a² (b²)ᵀ: one product over the samples
+            let bb: Vec<T> = b.iter().map(|&v| v * v).collect();
+            for (s, y) in y.chunks_mut(k * m).enumerate() {
+                let ua: Vec<T> = a.iter().enumerate().map(|(i, &v)| u[s * samples + i / k] * v * v).collect();
+                gemm(Mat::new(&ua, samples, k).t(), Mat::new(&bb, samples, m), y, 1.0, 0.0, true);
+            }
+            return Array::from_vec(&[sets, k, m], y);
+        }
+        // blocks of rows in parallel; a block's product of one sample is squared into every set at once
+        let block = (k.div_ceil(4 * rayon::current_num_threads())).clamp(1, 256);
+        let mut parts: Vec<Vec<&mut [T]>> = (0..k.div_ceil(block)).map(|_| Vec::with_capacity(sets)).collect();
+        for set in y.chunks_mut(k * m) {
+            for (part, rows) in parts.iter_mut().zip(set.chunks_mut(block * m)) {
+                part.push(rows);
+            }
+        }
+        parts.into_par_iter().enumerate().for_each(|(i, mut outs)| {
+            let (from, to) = (i * block, ((i + 1) * block).min(k));
+            let mut g = vec![T::ZERO; (to - from) * m];
+            for j in 0..samples {
+                if (0..sets).all(|s| u[s * samples + j] == T::ZERO) {
+                    continue;
+                }
+                let left = Mat::new(&a[j * k * t..(j + 1) * k * t], k, t).row_range(from, to);
+                gemm(left, Mat::new(&b[j * t * m..(j + 1) * t * m], t, m), &mut g, 1.0, 0.0, false);
+                for (s, out) in outs.iter_mut().enumerate() {
+                    let weight = u[s * samples + j];
+                    if weight != T::ZERO {
+                        out.iter_mut().zip(&g).for_each(|(o, &g)| *o += weight * g * g);
+                    }
+                }
+            }
+        });
+        Array::from_vec(&[sets, k, m], y)
+    }
+}
+
+impl Op for MatMulSquared {
+    fn spec(&self) -> Spec {
+        Spec::internal("MatMulSquared", (3, 3))
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        match (n.shape(0)?, n.shape(1)?, n.shape(2)?) {
+            (&[na, k, t], &[nb, tb, m], &[s, nu]) if na == nb && nb == nu && t == tb => {
+                Ok(vec![TensorType::new(n.dtype(0)?, [s, k, m])])
+            }
+            (a, b, u) => Err(Error::internal(format!("shapes {a:?}, {b:?}, {u:?} do not fit"))),
+        }
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        Ok(vec![if let Array::F64(_) = given(x, 0)? { Self::run::<f64>(n, x)? } else { Self::run::<f32>(n, x)? }])
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        Err(b.not_differentiable(0, "it ends a Fisher estimate"))
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        let (a, b, u) = (n.shape(0)?, n.shape(1)?, n.shape(2)?);
+        let (k, t, m) = (a[1], a[2], b[2]);
+        Ok(Kernel::one(Step {
+            shader: crate::shader!("matmul_squared"),
+            overrides: Vec::new(),
+            binds: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
+            params: Params::new().u("m", k).u("n", m).u("k", t).u("samples", a[0]).u("sets", u[0]),
+            grid: tiles(k, m, u[0]),
+        }))
+    }
+    fn cases(&self) -> Vec<Case> {
+        let case = |name: &str, [n, k, t, m, s]: [usize; 5]| {
+            Case::new(&format!("MatMulSquared {name}"), &[&[n, k, t], &[n, t, m]])
+                .arg(Arg::Float(vec![s, n], Sampler::within(0.0, 1.0)))
+                .no_gradient("it ends a Fisher estimate")
+        };
+        vec![
+            case("one row", [4, 5, 1, 3, 2]),
+            case("several rows", [3, 5, 4, 6, 2]),
+            case("tiles", [2, 70, 9, 66, 1]),
+        ]
+    }
+    fn lower(&self, g: &mut Graph, inputs: &[Option<ValueId>], _: &Attrs) -> Result<Option<Vec<ValueId>>> {
+        let &[Some(a), Some(b), Some(u)] = inputs else {
+            return Err(Error::internal("MatMulSquared takes three inputs"));
+        };
+        let y = g.push("MatMul", &[a, b], Attrs::new())?;
+        let sum = g.push("WeightedSquareSum", &[y, u], Attrs::new())?;
+        Ok(Some(vec![sum]))
+    }
+}
+
+pub(super) static OPS: &[&dyn Op] = &[&MatMul, &Gemm, &MatMulSquared];
+

@@ -2,10 +2,14 @@
 //! derivative, kernel and test cases. The table at the end of this file lists the families.
 
 mod cases;
+mod copy;
+mod correlate;
 mod kernel;
+pub(crate) mod linalg;
 pub(crate) mod support;
 mod view;
 mod vjp;
+mod window;
 
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
@@ -120,6 +124,10 @@ pub trait Op: Sync {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
     }
+    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
+    }
     /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
     ///
     /// # Errors
@@ -175,4 +183,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout matmul conv pool norm softmax reduce gather }
+families! { unary binary layout slice join matmul conv conv_transpose conv_grad pool norm softmax reduce gather }
