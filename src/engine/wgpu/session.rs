@@ -7,7 +7,7 @@ use super::transfer::GpuTensor;
 use super::words;
 use crate::engine::plan::{self, Job, Slots};
 use crate::engine::{Session, Tensor};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Source, ValueId, passes};
 use crate::ops::{Bind, Kernel, Step};
 use crate::tensor::{Array, DType, TensorType};
@@ -292,10 +292,10 @@ impl GpuSession {
         let feeds = self.bind_feeds(feeds)?;
         // an output that somebody still holds stays his; this run writes to another buffer
         for (p, _) in &self.outputs {
-            if let Place::Slot(i) = *p {
-                if Arc::strong_count(&self.slots[i]) > 1 {
-                    self.slots[i] = self.gpu.take(self.slots[i].buffer.size())?;
-                }
+            if let Place::Slot(i) = *p
+                && Arc::strong_count(&self.slots[i]) > 1
+            {
+                self.slots[i] = self.gpu.take(self.slots[i].buffer.size())?;
             }
         }
         let (fixed, slots) = (&self.fixed, &self.slots);
@@ -375,19 +375,18 @@ fn entry(binding: u32, buffer: &Buffer, offset: u64, bytes: u64) -> BindGroupEnt
 
 impl Session for GpuSession {
     fn run(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
-        if self.running.len() >= IN_FLIGHT {
-            if let Some(oldest) = self.running.pop_front() {
-                self.gpu.wait(oldest)?;
-            }
+        if self.running.len() >= IN_FLIGHT
+            && let Some(oldest) = self.running.pop_front()
+        {
+            self.gpu.wait(oldest)?;
         }
         let gpu = self.gpu.clone();
-        gpu.guarded(|| self.submit(feeds)).map_err(|e| {
+        let out = gpu.guarded(|| self.submit(feeds));
+        if out.is_err() {
             // bind groups made while something failed may be broken
-            if e.kind() == Kind::Engine {
-                self.dispatches.iter_mut().for_each(|d| d.bound = None);
-            }
-            e
-        })
+            self.dispatches.iter_mut().for_each(|d| d.bound = None);
+        }
+        out
     }
     fn device_bytes(&self) -> Option<u64> {
         Some(self.bytes)
