@@ -109,7 +109,10 @@ fn reason(e: &ort::LoadDynamicError) -> String {
     match e {
         E::BadVersion { version_str, .. } => format!("its version {version_str} is older than {OLDEST}"),
         E::MissingApi { .. } => "it is not an ONNX Runtime library".into(),
-        E::Dlopen { error, .. } => error.to_string(),
+        // the loader's own words stand in the source of the error
+        E::Dlopen { error, .. } => {
+            std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
+        }
         e => e.to_string(),
     }
 }

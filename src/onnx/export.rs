@@ -6,7 +6,7 @@ use super::proto::{
 };
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Graph, Node, OPSET, Source, ValueId, passes};
-use crate::ops::INTERNAL;
+use crate::ops::{INTERNAL, MANY};
 use crate::tensor::{Array, DType, TensorType};
 use bytemuck::NoUninit;
 use bytes::Bytes;
@@ -273,9 +273,17 @@ fn node_proto(graph: &Graph, node: &Node, name: String, names: &mut Names) -> Re
         let given = ids.iter().rposition(Option::is_some).map_or(0, |i| i + 1);
         ids.iter().take(given).map(|id| id.map_or_else(String::new, |id| names.of(graph, id))).collect()
     };
+    let (input, mut output) = (list(&node.inputs), list(&node.outputs));
+    // of any number of outputs (Split) none may be left out, unlike an optional one
+    if node.op.spec().outputs.1 == MANY {
+        output.resize(node.op.infer(&graph.view_of(node))?.len(), String::new());
+        for name in output.iter_mut().filter(|n| n.is_empty()) {
+            *name = names.unique.claim("unused");
+        }
+    }
     Ok(NodeProto {
-        input: list(&node.inputs),
-        output: list(&node.outputs),
+        input,
+        output,
         name: Some(name),
         op_type: Some(node.op.spec().name.into()),
         attribute: node.attrs.iter().map(|(name, value)| attribute(name, value)).collect::<Result<_>>()?,
