@@ -110,7 +110,9 @@ fn reason(e: &ort::LoadDynamicError) -> String {
         E::BadVersion { version_str, .. } => format!("its version {version_str} is older than {OLDEST}"),
         E::MissingApi { .. } => "it is not an ONNX Runtime library".into(),
         // the loader's own words stand in the source of the error
-        E::Dlopen { error, .. } => std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string()),
+        E::Dlopen { error, .. } => {
+            std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
+        }
         e => e.to_string(),
     }
 }

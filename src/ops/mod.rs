@@ -4,6 +4,8 @@
 mod cases;
 mod copy;
 mod correlate;
+mod correlate_gpu;
+mod fold;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
@@ -96,6 +98,12 @@ pub trait Op: Sync {
     /// # Errors
     /// When the elements do not fit (an index out of range, say).
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>>;
+    /// All outputs, where they follow from the types of the inputs alone (the shape of a value, say): the
+    /// node is then never added.
+    fn fold(&self, n: &NodeView) -> Option<Vec<Array>> {
+        let _ = n;
+        None
+    }
     /// Emits nodes for the gradients with respect to the inputs that are wanted.
     ///
     /// # Errors
@@ -124,10 +132,6 @@ pub trait Op: Sync {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
     }
-    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
-    fn frozen_inputs(&self) -> &'static [usize] {
-        &[]
-    }
     /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
     ///
     /// # Errors
@@ -142,6 +146,11 @@ pub trait Op: Sync {
     fn squared(&self, n: &NodeView) -> Option<&'static str> {
         let _ = n;
         None
+    }
+    /// Inputs that training does not change by gradients (running statistics): a tensor that only such
+    /// inputs read is a constant of the model, not one of its weights.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
     }
     /// For ops of weights alone: pushes the op for inputs that all carry one more leading axis (`samples`
     /// entries), and returns the output that carries it too. `None`: samples run one by one.
@@ -183,4 +192,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join matmul conv conv_transpose conv_grad pool norm softmax reduce gather }
+families! { unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter batch_norm }

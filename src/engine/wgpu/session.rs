@@ -154,7 +154,7 @@ fn value_of(node: &Node, bind: Bind) -> Result<Result<ValueId, usize>> {
     let (list, i, what) = match bind {
         Bind::Input(i) => (&node.inputs, i, "input"),
         Bind::Output(i) => (&node.outputs, i, "output"),
-        Bind::Scratch(i) => return Ok(Err(i)),
+        Bind::Scratch(i) | Bind::Filled(i) => return Ok(Err(i)),
     };
     let id = list.get(i).copied().flatten();
     id.map(Ok).ok_or_else(|| Error::internal(format!("the kernel binds {what} {i}, which the node leaves out")))
@@ -262,8 +262,8 @@ impl GpuSession {
         for (at, (node, kernel)) in graph.nodes().iter().zip(kernels).enumerate() {
             let Kernel::Steps { scratch, steps } = kernel else { continue };
             let mut job = Job { at, ..Job::default() };
-            let used = steps.iter().flat_map(|s| &s.binds).filter(|b| matches!(b, Bind::Scratch(_)));
-            if used.into_iter().any(|b| matches!(b, Bind::Scratch(i) if *i >= scratch.len())) {
+            let undeclared = |b: &Bind| matches!(b, Bind::Scratch(i) | Bind::Filled(i) if *i >= scratch.len());
+            if steps.iter().flat_map(|s| &s.binds).any(undeclared) {
                 return Err(place(node)(Error::internal("the kernel binds a scratch buffer that it does not declare")));
             }
             // every input, bound or not: the plan must free it after its last reader
