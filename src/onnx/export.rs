@@ -6,7 +6,7 @@ use super::proto::{
 };
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Graph, Node, OPSET, Source, ValueId, passes};
-use crate::ops::INTERNAL;
+use crate::ops::{INTERNAL, MANY};
 use crate::tensor::{Array, DType, TensorType};
 use bytemuck::NoUninit;
 use bytes::Bytes;
@@ -115,16 +115,18 @@ fn ir_version(opset: i64) -> i64 {
     }
 }
 
-/// The pruned graph without ops of our own.
+/// The pruned graph without ops of our own or newer than its operator set.
 fn lowered(graph: &Graph) -> Result<Graph> {
     let mut graph = graph.clone();
     passes::prune(&mut graph);
     // a lowering may use another op of our own, so go on until there is none
-    while graph.nodes().iter().any(|n| n.op.spec().domain == INTERNAL) {
+    loop {
         graph = lower_once(&graph)?;
         passes::prune(&mut graph);
+        if graph.nodes().iter().all(|n| n.op.spec().domain != INTERNAL) {
+            return Ok(graph);
+        }
     }
-    Ok(graph)
 }
 
 fn lower_once(from: &Graph) -> Result<Graph> {
@@ -150,16 +152,16 @@ fn lower_once(from: &Graph) -> Result<Graph> {
         let inputs: Vec<Option<ValueId>> = node.inputs.iter().map(|i| i.as_ref().and_then(known)).collect();
         to.set_scope(node.name.as_str());
         let spec = node.op.spec();
-        let outputs = if spec.domain == INTERNAL {
-            let made = node
-                .op
-                .lower(&mut to, &inputs, &node.attrs)
-                .map_err(|e| e.at(format!("lowering {}", spec.name)))?
-                .ok_or_else(|| Error::internal(format!("{} has no lowering", spec.name)))?;
-            made.into_iter().map(Some).collect()
-        } else {
-            let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
-            to.push_multi(node.op, &inputs, node.attrs.clone(), &wanted)?
+        let lower = node.op.lower(&mut to, &inputs, &node.attrs);
+        let outputs = match lower.map_err(|e| e.at(format!("lowering {}", spec.name)))? {
+            Some(made) => made.into_iter().map(Some).collect(),
+            None if spec.domain == INTERNAL => {
+                return Err(Error::internal(format!("{} has no lowering", spec.name)));
+            }
+            None => {
+                let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
+                to.push_multi(node.op, &inputs, node.attrs.clone(), &wanted)?
+            }
         };
         for (old, new) in node.outputs.iter().zip(outputs) {
             let (Some(old), Some(new)) = (*old, new) else { continue };
@@ -273,9 +275,17 @@ fn node_proto(graph: &Graph, node: &Node, name: String, names: &mut Names) -> Re
         let given = ids.iter().rposition(Option::is_some).map_or(0, |i| i + 1);
         ids.iter().take(given).map(|id| id.map_or_else(String::new, |id| names.of(graph, id))).collect()
     };
+    let (input, mut output) = (list(&node.inputs), list(&node.outputs));
+    // of any number of outputs (Split) none may be left out, unlike an optional one
+    if node.op.spec().outputs.1 == MANY {
+        output.resize(node.op.infer(&graph.view_of(node))?.len(), String::new());
+        for name in output.iter_mut().filter(|n| n.is_empty()) {
+            *name = names.unique.claim("unused");
+        }
+    }
     Ok(NodeProto {
-        input: list(&node.inputs),
-        output: list(&node.outputs),
+        input,
+        output,
         name: Some(name),
         op_type: Some(node.op.spec().name.into()),
         attribute: node.attrs.iter().map(|(name, value)| attribute(name, value)).collect::<Result<_>>()?,

@@ -4,6 +4,7 @@
 mod cases;
 mod copy;
 mod correlate;
+mod correlate_gpu;
 mod fold;
 mod kernel;
 pub(crate) mod linalg;
@@ -97,6 +98,12 @@ pub trait Op: Sync {
     /// # Errors
     /// When the elements do not fit (an index out of range, say).
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>>;
+    /// All outputs, where they follow from the types of the inputs alone (the shape of a value, say): the
+    /// node is then never added.
+    fn fold(&self, n: &NodeView) -> Option<Vec<Array>> {
+        let _ = n;
+        None
+    }
     /// Emits nodes for the gradients with respect to the inputs that are wanted.
     ///
     /// # Errors
@@ -129,7 +136,8 @@ pub trait Op: Sync {
     fn frozen_inputs(&self) -> &'static [usize] {
         &[]
     }
-    /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
+    /// For our own ops, and for standard ones newer than [`crate::graph::OPSET`]: the same in ops of that
+    /// version, pushed on `g`. All others return `None`.
     ///
     /// # Errors
     /// As [`Graph::push_multi`].
@@ -185,6 +193,6 @@ macro_rules! families {
 
 // One word a family; see docs/adding-an-op.md.
 families! {
-    unary binary layout slice join matmul conv conv_transpose conv_grad pool norm batch_norm softmax reduce
-    arg squares gather
+    unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm batch_norm
+    softmax reduce arg squares gather scatter
 }
