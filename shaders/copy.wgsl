@@ -19,18 +19,18 @@ struct Params {
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = id.x + id.y * groups.x * 64u;
     if i >= params.n { return; }
-    var from = params.src_offset;
-    var to = params.dst_offset;
+    var p = params.src_offset;
+    var q = params.dst_offset;
     var rest = i;
     for (var axis = i32(params.rank) - 1; axis > 0; axis--) {
         let extent = params.shape[axis];
         let outer = rest / extent;
         let at = i32(rest - outer * extent);
         rest = outer;
-        from += at * params.src_strides[axis];
-        to += at * params.dst_strides[axis];
+        p += at * params.src_strides[axis];
+        q += at * params.dst_strides[axis];
     }
-    from += i32(rest) * params.src_strides[0];
-    to += i32(rest) * params.dst_strides[0];
-    dst[to] = src[from];
+    p += i32(rest) * params.src_strides[0];
+    q += i32(rest) * params.dst_strides[0];
+    dst[q] = src[p];
 }

@@ -2,10 +2,19 @@
 #![warn(missing_docs, unreachable_pub)]
 
 pub mod autodiff;
+pub mod classifier;
+#[doc(hidden)]
+pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod files;
+pub mod fisher;
+pub mod forget;
 pub mod graph;
+pub mod inputs;
+pub mod onnx;
 pub mod ops;
+pub mod report;
 pub mod tensor;
 
 pub use error::{Error, Kind, Result};

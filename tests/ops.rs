@@ -139,3 +139,18 @@ fn agree_on(engine: &dyn Engine) {
 fn cpu_gradients_in_f32() {
     agree_on(&Cpu);
 }
+
+#[test]
+fn wgpu_agrees() {
+    if let Some(engine) = common::wgpu() {
+        println!("{}", engine.describe());
+        agree_on(&engine);
+    }
+}
+
+#[test]
+fn ort_agrees() {
+    if let Some(engine) = common::ort() {
+        agree_on(&engine);
+    }
+}

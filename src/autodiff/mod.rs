@@ -1,5 +1,7 @@
 //! Reverse-mode differentiation: the backward pass is written into the same graph.
 
+pub mod gradient;
+pub mod head;
 mod settle;
 
 use crate::error::{Error, Kind, Result};

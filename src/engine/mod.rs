@@ -1,10 +1,15 @@
 //! Engines run graphs. They know values and nodes, and neither classes nor strengths.
 
+pub mod choose;
 pub mod cpu;
+pub mod ort;
+mod ort_library;
+pub(crate) mod plan;
+pub mod wgpu;
 
 use crate::error::Result;
 use crate::graph::Graph;
-use crate::tensor::Array;
+use crate::tensor::{Array, TensorType};
 use std::sync::Arc;
 
 /// Elements on the host or on an engine's device. Cheap to clone.
@@ -23,11 +28,20 @@ pub trait DeviceTensor: Send + Sync {
     /// # Errors
     /// When the device is lost.
     fn download(&self) -> Result<Array>;
+    /// Element type and shape.
+    fn ty(&self) -> TensorType;
     /// For the engine that made it.
     fn as_any(&self) -> &dyn std::any::Any;
 }
 
 impl Tensor {
+    /// Element type (of the storage, for integers on the host) and shape.
+    pub fn ty(&self) -> TensorType {
+        match self {
+            Self::Host(a) => a.ty(),
+            Self::Device(d) => d.ty(),
+        }
+    }
     /// The elements on the host.
     ///
     /// # Errors
@@ -74,4 +88,9 @@ pub trait Session: Send {
     /// # Errors
     /// When a feed has the wrong type, or the engine fails.
     fn run(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>>;
+    /// Bytes of device memory that were planned for constants, feeds and everything in between; `None`
+    /// where the engine does not plan.
+    fn device_bytes(&self) -> Option<u64> {
+        None
+    }
 }

@@ -1,6 +1,8 @@
 //! Changes to a whole graph that keep its meaning.
 
 use super::{Graph, Node, Source, ValueId};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
 
 /// Removes every node whose outputs reach no output of the graph.
 pub fn prune(g: &mut Graph) {
@@ -87,4 +89,62 @@ pub fn root(g: &Graph, mut id: ValueId) -> ValueId {
         }
     }
     id
+}
+
+/// Adds the nodes of `from` that `wanted` needs to `to`. `map` says which values of `to` stand for values
+/// of `from`: at least the inputs and weights that are reached; it grows by everything that was added.
+///
+/// # Errors
+/// When a value that is needed has no counterpart.
+pub fn replay(from: &Graph, to: &mut Graph, wanted: &[ValueId], map: &mut HashMap<ValueId, ValueId>) -> Result<()> {
+    let mut needed = vec![false; from.values().len()];
+    for id in wanted {
+        if let Some(n) = needed.get_mut(id.index()) {
+            *n = true;
+        }
+    }
+    let is = |needed: &[bool], id: ValueId| needed.get(id.index()).copied().unwrap_or(false);
+    let mut keep = Vec::new();
+    for node in from.nodes().iter().rev() {
+        let missing = |o: &ValueId| is(&needed, *o) && !map.contains_key(o);
+        if !node.outputs.iter().flatten().any(missing) {
+            continue;
+        }
+        for &i in node.inputs.iter().flatten() {
+            if let Some(n) = needed.get_mut(i.index()) {
+                *n = true;
+            }
+        }
+        keep.push(node);
+    }
+    for node in keep.into_iter().rev() {
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for i in &node.inputs {
+            inputs.push(match i {
+                None => None,
+                Some(i) => Some(counterpart(from, to, *i, map)?),
+            });
+        }
+        let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
+        to.set_scope(&node.name);
+        let outputs = to.push_multi(node.op, &inputs, node.attrs.clone(), &wanted)?;
+        for (old, new) in node.outputs.iter().zip(outputs) {
+            if let (Some(old), Some(new)) = (old, new) {
+                map.entry(*old).or_insert(new);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn counterpart(from: &Graph, to: &mut Graph, id: ValueId, map: &mut HashMap<ValueId, ValueId>) -> Result<ValueId> {
+    if let Some(&known) = map.get(&id) {
+        return Ok(known);
+    }
+    let Source::Const(data) = &from.value(id).source else {
+        return Err(Error::internal(format!("value {} has no counterpart", from.label(id))));
+    };
+    let new = to.constant_as(data.clone(), from.dtype(id));
+    map.insert(id, new);
+    Ok(new)
 }

@@ -2,4 +2,29 @@
 #![deny(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing))]
 
+mod export;
+mod external;
+mod files;
+pub mod import;
+mod load;
+mod patch;
 pub mod proto;
+mod run;
+#[cfg(test)]
+mod samples;
+mod scan;
+mod schema;
+mod target;
+mod values;
+mod weights;
+mod wire;
+
+pub(crate) use export::narrowed;
+pub use export::{ExportOptions, export, to_bytes};
+pub use external::DataFile;
+pub use import::{ImportOptions, Imported, import};
+pub use load::Model;
+pub use patch::{PatchOptions, PatchReport, PatchedWeight, patch};
+pub use run::Run;
+pub use values::tensor_to_array;
+pub use weights::{Storage, Weight};

@@ -81,6 +81,10 @@ impl Params {
         self.0.push(Param { name, words });
         self
     }
+    /// Name and number of words of every member, in order.
+    pub fn members(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.0.iter().map(|p| (p.name, p.words.len()))
+    }
     /// The struct's words.
     pub fn words(&self) -> Vec<u32> {
         self.0.iter().flat_map(|p| p.words.iter().copied()).collect()

@@ -69,8 +69,25 @@ impl<'a, T> Mat<'a, T> {
 /// # Panics
 /// When the matrices do not fit each other or their slices.
 pub(crate) fn gemm<T: Real>(a: Mat<T>, b: Mat<T>, c: &mut [T], alpha: f64, beta: f64, threads: bool) {
+    gemm_rows(a, b, c, b.cols, alpha, beta, threads);
+}
+
+/// The same where `c` has `row_stride` elements, at least its columns, from one row to the next.
+///
+/// # Panics
+/// When the matrices do not fit each other or their slices.
+pub(crate) fn gemm_rows<T: Real>(
+    a: Mat<T>,
+    b: Mat<T>,
+    c: &mut [T],
+    row_stride: usize,
+    alpha: f64,
+    beta: f64,
+    threads: bool,
+) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert!(b.rows == k && c.len() >= m * n && a.inside() && b.inside(), "matrices do not fit");
+    let fits = m == 0 || n == 0 || (row_stride >= n && c.len() >= (m - 1) * row_stride + n);
+    assert!(b.rows == k && fits && a.inside() && b.inside(), "matrices do not fit");
     if m == 0 || n == 0 {
         return;
     }
@@ -88,7 +105,7 @@ pub(crate) fn gemm<T: Real>(a: Mat<T>, b: Mat<T>, c: &mut [T], alpha: f64, beta:
             k,
             c.as_mut_ptr(),
             1,
-            n as isize,
+            row_stride as isize,
             beta != 0.0,
             a.data.as_ptr(),
             a.col_stride as isize,

@@ -3,11 +3,13 @@
 
 mod cases;
 mod copy;
+mod correlate;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
 mod view;
 mod vjp;
+mod window;
 
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
@@ -128,6 +130,10 @@ pub trait Op: Sync {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
     }
+    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
+    }
     /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
     ///
     /// # Errors
@@ -183,4 +189,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join constant convert matmul conv pool norm softmax reduce gather scatter }
+families! { unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter }

@@ -1,3 +1,434 @@
-use super::Op;
+//! Pooling: <https://onnx.ai/onnx/operators/onnx__MaxPool.html> and its neighbours.
 
-pub(super) static OPS: &[&dyn Op] = &[];
+use super::conv::planes;
+use super::linalg::Real;
+use super::support::{float_type, given};
+use super::window::{Window, kernel_shape, sized};
+use super::{Arg, Case, Kernel, NodeView, Op, Sampler, Spec, Vjp, find, reshape};
+use crate::each_type;
+use crate::error::{Error, Result};
+use crate::graph::{Attr, Attrs, Batch, Graph, ValueId, batch};
+use crate::tensor::{Array, DType, Element, TensorType};
+use rayon::prelude::*;
+
+/// The window of a pool, and the number of planes (batch · channels) it slides over.
+fn window(n: &NodeView) -> Result<(Window, usize)> {
+    let (rows, channels, input) = planes(n.shape(0)?)?;
+    let w = Window::sliding(n, input, &kernel_shape(n, input.len())?)?;
+    if w.has_blind_position() {
+        return Err(Error::unsupported(format!(
+            "attribute pads = {:?}: a window lies wholly in the padding",
+            n.ints("pads")?
+        )));
+    }
+    Ok((w, rows * channels))
+}
+
+/// Batch and channels of `x` with other spatial axes.
+fn with_spatial(n: &NodeView, spatial: &[usize]) -> Result<Vec<usize>> {
+    let (rows, channels, _) = planes(n.shape(0)?)?;
+    Ok([&[rows, channels], spatial].concat())
+}
+
+/// The first greatest element that every position of `w` sees, and its place in the flattened x.
+fn max<T: Element>(w: &Window, x: &[T]) -> (Vec<T>, Vec<i64>) {
+    let (inputs, len) = (w.inputs(), w.positions());
+    let count = x.len() / inputs * len;
+    let (mut y, mut at) = (vec![T::default(); count], vec![-1; count]);
+    let planes = y.par_chunks_mut(len).zip(at.par_chunks_mut(len)).zip(x.par_chunks(inputs));
+    planes.enumerate().for_each(|(plane, ((y, at), x))| {
+        let base = (plane * inputs) as i64;
+        for tap in 0..w.taps() {
+            w.runs(tap, 0..w.rows().1, |r| {
+                for (j, i) in (r.out..r.out + r.len).zip((r.input..).step_by(w.step())) {
+                    // a NaN stays, and is taken over
+                    if at[j] < 0 || !(x[i] <= y[j]) && y[j] == y[j] {
+                        (y[j], at[j]) = (x[i], base + i as i64);
+                    }
+                }
+            });
+        }
+    });
+    (y, at)
+}
+
+/// `y = max` over a window; output 1 is the place of the maximum in the flattened x.
+struct MaxPool;
+
+impl Op for MaxPool {
+    fn spec(&self) -> Spec {
+        Spec::new("MaxPool", 22, (1, 1)).outputs(1, 2)
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        let order = n.int("storage_order", 0)?;
+        if order != 0 && n.wants(1) {
+            return Err(n.unsupported("storage_order", order));
+        }
+        let y = sized(n.dtype(0)?, with_spatial(n, &window(n)?.0.output())?)?;
+        let at = TensorType::new(DType::I64, y.shape.clone());
+        Ok(vec![y, at])
+    }
+    fn batch(&self, _: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
+        vec![batch::leading(from); 2]
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        fn go<T: Element>(x: &ndarray::ArcArray<T, ndarray::IxDyn>, w: &Window, shape: &[usize]) -> Result<Vec<Array>> {
+            let x = x.as_slice().ok_or_else(|| Error::internal("an array is not in row-major order"))?;
+            let (y, at) = max(w, x);
+            Ok(vec![Array::from_vec(shape, y)?, Array::from_vec(shape, at)?])
+        }
+        let (w, _) = window(n)?;
+        let shape = with_spatial(n, &w.output())?;
+        each_type!(given(x, 0)?, x => go(x, &w, &shape))
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        // dx[i] = Σ_{o: argmax(o) = i} dy[o]
+        let (x, dy, at) = (b.x(0)?, b.dy()?, b.y(1)?);
+        let (w, _) = window(&b.view())?;
+        let dx = max_pool_grad(b, x, dy, at, &w)?;
+        b.set_dx(0, dx);
+        Ok(())
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        let _ = n;
+        Err(Error::unsupported("no kernel yet"))
+    }
+    fn cases(&self) -> Vec<Case> {
+        let case = |name: &str, shape: &[usize], kernel: &[i64]| {
+            // steps of central differences must not change which element is greatest
+            let apart = Sampler { low: -2.0, high: 2.0, avoid: &[], distinct: true };
+            Case::new(&format!("MaxPool {name}"), &[shape]).attr("kernel_shape", kernel).sampled(&apart)
+        };
+        let mut cases = pool_cases(&case);
+        cases.push(case("indices", &[2, 3, 4, 5], &[2, 3]).outputs(&[true, true]).attr("strides", vec![1, 2]));
+        cases.push(
+            case("storage order", &[1, 2, 4, 3], &[2, 2])
+                .attr("storage_order", 1)
+                .no_gradient("Indices count rows first"),
+        );
+        let bytes =
+            Array::from_vec(&[1, 1, 2, 4], vec![3i64, -4, 7, 0, 9, -1, 7, 2]).unwrap_or_else(|_| Array::ints(&[]));
+        cases.push(case("int8", &[], &[2, 2]).no_gradient("integers"));
+        if let Some(c) = cases.last_mut() {
+            c.inputs = vec![Arg::Fed(bytes, DType::I8)];
+        }
+        cases
+    }
+    fn import(
+        &self,
+        g: &mut Graph,
+        _: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
+        if wanted.get(1) != Some(&true) {
+            // it concerns Indices alone, and the gradient asks for them in row-major order
+            attrs.take("storage_order");
+        }
+        g.push_multi(&Self, inputs, attrs, wanted)
+    }
+}
+
+/// Emits the gradient of a max pool of `x` whose maxima lie at `at`.
+fn max_pool_grad(b: &mut Vjp, x: ValueId, dy: ValueId, at: ValueId, w: &Window) -> Result<ValueId> {
+    let shape: Vec<i64> = b.shape(x).iter().map(|&d| d as i64).collect();
+    b.emit("MaxPoolGrad", &[dy, at], w.attrs().with("shape", shape))
+}
+
+/// `dx[i] = Σ_{o: indices[o] = i} dy[o]`: dy and indices `[n, C, …]`, dx of attribute `shape`; the window
+/// attributes of the MaxPool say which positions can point to an element.
+struct MaxPoolGrad;
+
+impl MaxPoolGrad {
+    fn parse(n: &NodeView) -> Result<(Vec<usize>, Window)> {
+        let shape: Option<Vec<usize>> =
+            n.ints("shape")?.unwrap_or_default().iter().map(|&d| usize::try_from(d).ok()).collect();
+        let shape = shape.ok_or_else(|| n.unsupported("shape", n.attrs.get("shape")))?;
+        let (rows, channels, input) = planes(&shape)?;
+        let (same_rows, same_channels, output) = planes(n.shape(0)?)?;
+        if (rows, channels) != (same_rows, same_channels) || n.shape(0)? != n.shape(1)? {
+            return Err(Error::format(format!("{:?} and {:?} do not fit {shape:?}", n.shape(0)?, n.shape(1)?)));
+        }
+        let window = Window::between(n, input, &kernel_shape(n, input.len())?, output)?;
+        Ok((shape, window))
+    }
+}
+
+impl Op for MaxPoolGrad {
+    fn spec(&self) -> Spec {
+        Spec::internal("MaxPoolGrad", (2, 2))
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        let (dy, at) = (n.dtype(0)?, n.dtype(1)?);
+        if !dy.is_float() || at != DType::I64 {
+            return Err(Error::format(format!("operands are {dy} and {at}")));
+        }
+        Ok(vec![sized(dy, Self::parse(n)?.0)?])
+    }
+    fn batch(&self, _: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
+        let same = from[0] == from[1] && matches!(from[0], Batch::Axis { axis: 0, .. });
+        vec![if same { from[0] } else { Batch::Lost }]
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        let (shape, w) = Self::parse(n)?;
+        let (dy, at) = (given(x, 0)?, given(x, 1)?.slice::<i64>()?);
+        let (inputs, len) = (w.inputs(), w.positions());
+        float_type!(dy, T => {
+            let mut dx = vec![T::default(); shape.iter().product()];
+            let planes = dx.par_chunks_mut(inputs).zip(dy.slice::<T>()?.par_chunks(len)).zip(at.par_chunks(len));
+            planes.enumerate().for_each(|(plane, ((dx, dy), at))| {
+                for (&dy, &at) in dy.iter().zip(at) {
+                    let i = usize::try_from(at).ok().and_then(|i| i.checked_sub(plane * inputs));
+                    if let Some(d) = i.and_then(|i| dx.get_mut(i)) {
+                        *d += dy;
+                    }
+                }
+            });
+            Ok(vec![Array::from_vec(&shape, dx)?])
+        })
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        Err(b.not_differentiable(0, "second derivatives of MaxPool are not needed"))
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        let _ = n;
+        Err(Error::unsupported("no kernel yet"))
+    }
+    fn cases(&self) -> Vec<Case> {
+        // x [2, 1, 3, 4], kernel 2 × 2, stride 1: windows share elements
+        let at = vec![0, 2, 2, 4, 5, 10, 13, 13, 14, 20, 18, 19];
+        let at = Array::from_vec(&[2, 1, 2, 3], at).unwrap_or_else(|_| Array::ints(&[]));
+        vec![
+            Case::new("MaxPoolGrad shared", &[&[2, 1, 2, 3]])
+                .arg(Arg::Fed(at, DType::I64))
+                .attr("shape", vec![2, 1, 3, 4])
+                .attr("kernel_shape", vec![2, 2])
+                .no_gradient("second derivatives of MaxPool are not needed"),
+        ]
+    }
+    fn lower(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs) -> Result<Option<Vec<ValueId>>> {
+        let (shape, _) = Self::parse(&g.view(self, "", inputs, attrs, &[true]))?;
+        let [Some(dy), Some(at)] = *inputs else {
+            return Err(Error::internal("MaxPoolGrad takes two inputs"));
+        };
+        let count = g.value(dy).ty.len();
+        let (flat, at) = (reshape(g, dy, &[count])?, reshape(g, at, &[count])?);
+        let zeros = g.constant(Array::full_float(g.dtype(dy), &[shape.iter().product()], 0.0));
+        let attrs = Attrs::new().with("axis", 0).with("reduction", "add");
+        let dx = g.push("ScatterElements", &[zeros, at, flat], attrs)?;
+        Ok(Some(vec![reshape(g, dx, &shape)?]))
+    }
+}
+
+/// `y` = mean over a window; padding counts as zeros if `count_include_pad`, and not at all otherwise.
+struct AveragePool;
+
+impl AveragePool {
+    /// The number of elements that every position divides by.
+    fn counts(n: &NodeView, w: &Window) -> Result<Vec<usize>> {
+        let pads = n.int("count_include_pad", 0)? != 0;
+        Ok(w.axes.iter().fold(vec![1], |outer, a| {
+            let along: Vec<usize> = (0..a.output).map(|o| if pads { a.padded(o) } else { a.seen(o).len() }).collect();
+            outer.iter().flat_map(|o| along.iter().map(move |c| o * c)).collect()
+        }))
+    }
+}
+
+fn average<T: Real + std::ops::Div<Output = T>>(w: &Window, counts: &[usize], x: &[T]) -> Vec<T> {
+    let (inputs, len) = (w.inputs(), w.positions());
+    let counts: Vec<T> = counts.iter().map(|&c| T::from_f64(c as f64)).collect();
+    let mut y = vec![T::ZERO; x.len() / inputs * len];
+    y.par_chunks_mut(len).zip(x.par_chunks(inputs)).for_each(|(y, x)| {
+        for tap in 0..w.taps() {
+            w.runs(tap, 0..w.rows().1, |r| {
+                let x = x[r.input..].iter().step_by(w.step());
+                y[r.out..][..r.len].iter_mut().zip(x).for_each(|(y, &x)| *y += x);
+            });
+        }
+        y.iter_mut().zip(&counts).for_each(|(y, &c)| *y = *y / c);
+    });
+    y
+}
+
+impl Op for AveragePool {
+    fn spec(&self) -> Spec {
+        Spec::new("AveragePool", 22, (1, 1))
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        if !n.dtype(0)?.is_float() {
+            return Err(Error::unsupported(format!("the mean of {}", n.dtype(0)?)));
+        }
+        Ok(vec![sized(n.dtype(0)?, with_spatial(n, &window(n)?.0.output())?)?])
+    }
+    fn batch(&self, _: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
+        vec![batch::leading(from)]
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        let (w, _) = window(n)?;
+        let shape = with_spatial(n, &w.output())?;
+        let counts = Self::counts(n, &w)?;
+        let x = given(x, 0)?;
+        float_type!(x, T => Ok(vec![Array::from_vec(&shape, average::<T>(&w, &counts, x.slice()?))?]))
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        // dx = (dy / count) ⋆ᵀ 1, each channel on its own
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let (w, counts) = {
+            let n = b.view();
+            let (w, _) = window(&n)?;
+            let counts = Self::counts(&n, &w)?;
+            (w, counts)
+        };
+        let (dtype, channels) = (b.dtype(dy), b.shape(x)[1]);
+        let inverse: Vec<f64> = counts.iter().map(|&c| 1.0 / c as f64).collect();
+        let share = if inverse.iter().all(|&i| i == inverse[0]) {
+            b.scale(dy, inverse[0])?
+        } else {
+            let map = Array::from_vec(&w.output(), inverse)?.to_float(dtype);
+            let map = b.graph().constant(map);
+            b.mul(dy, map)?
+        };
+        let ones = Array::full_float(dtype, &[&[channels, 1], &w.kernel()[..]].concat(), 1.0);
+        let ones = b.graph().constant(ones);
+        let dx = b.emit("ConvTranspose", &[share, ones], w.transposed_attrs().with("group", channels as i64))?;
+        b.set_dx(0, dx);
+        Ok(())
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        let _ = n;
+        Err(Error::unsupported("no kernel yet"))
+    }
+    fn cases(&self) -> Vec<Case> {
+        let case = |name: &str, shape: &[usize], kernel: &[i64]| {
+            Case::new(&format!("AveragePool {name}"), &[shape]).attr("kernel_shape", kernel)
+        };
+        let with_pads = |name: &str, shape: &[usize], kernel: &[i64]| {
+            case(&format!("{name} counting pads"), shape, kernel).attr("count_include_pad", 1)
+        };
+        [pool_cases(&case), pool_cases(&with_pads)].concat()
+    }
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
+        if let (Some(Attr::Ints(d)), true) = (attrs.get("dilations"), opset < 19) {
+            return Err(Error::format(format!(
+                "attribute dilations = {d:?} came with opset 19, this is opset {opset}"
+            )));
+        }
+        if attrs.get("dilations").is_some() {
+            g.opset = g.opset.max(19);
+        }
+        g.push_multi(&Self, inputs, attrs, wanted)
+    }
+}
+
+/// Cases that every pool has, where `case` makes one of a name, the shape of x and a kernel.
+fn pool_cases(case: &dyn Fn(&str, &[usize], &[i64]) -> Case) -> Vec<Case> {
+    vec![
+        case("plain", &[2, 3, 6, 4], &[2, 2]).attr("strides", vec![2, 2]),
+        case("overlapping", &[2, 2, 5, 6], &[3, 2]),
+        case("pads", &[1, 2, 6, 5], &[3, 3]).attr("strides", vec![2, 2]).attr("pads", vec![1, 0, 1, 2]),
+        case("dilated", &[1, 2, 7, 8], &[2, 3]).attr("dilations", vec![3, 2]).attr("pads", vec![1, 1, 1, 0]),
+        case("remainder", &[1, 2, 8, 7], &[2, 3]).attr("strides", vec![3, 2]),
+        case("ceil", &[1, 2, 8, 6], &[3, 3]).attr("strides", vec![2, 2]).attr("ceil_mode", 1),
+        case("ceil with pads", &[1, 2, 6, 7], &[3, 2])
+            .attr("strides", vec![2, 3])
+            .attr("pads", vec![1, 0, 1, 1])
+            .attr("ceil_mode", 1),
+        // without the rule a last window would start in the padding
+        case("ceil dropping a window", &[1, 1, 4, 5], &[1, 2])
+            .attr("strides", vec![2, 3])
+            .attr("pads", vec![0, 1, 0, 1])
+            .attr("ceil_mode", 1),
+        case("same upper", &[1, 2, 7, 6], &[4, 3]).attr("auto_pad", "SAME_UPPER").attr("strides", vec![2, 1]),
+        case("same lower", &[1, 2, 7, 6], &[4, 3]).attr("auto_pad", "SAME_LOWER").attr("strides", vec![2, 1]),
+        case("valid", &[1, 2, 7, 6], &[3, 4]).attr("auto_pad", "VALID").attr("strides", vec![2, 1]),
+        case("1-D", &[2, 3, 9], &[3]).attr("strides", vec![2]).attr("pads", vec![1, 1]),
+        case("3-D", &[1, 2, 4, 3, 5], &[2, 3, 2]).attr("strides", vec![2, 1, 1]),
+    ]
+}
+
+/// `y` = mean, or greatest element, over all spatial axes, which stay as extents of 1.
+struct Global {
+    name: &'static str,
+    /// Where the greatest element is wanted.
+    max: bool,
+}
+
+impl Global {
+    fn window(n: &NodeView) -> Result<Window> {
+        Window::global(planes(n.shape(0)?)?.2)
+    }
+}
+
+impl Op for Global {
+    fn spec(&self) -> Spec {
+        Spec::new(self.name, 22, (1, 1))
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        if !n.dtype(0)?.is_float() {
+            return Err(Error::unsupported(format!("elements of type {}", n.dtype(0)?)));
+        }
+        Ok(vec![TensorType::new(n.dtype(0)?, with_spatial(n, &Self::window(n)?.output())?)])
+    }
+    fn batch(&self, _: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
+        vec![batch::leading(from)]
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        let w = Self::window(n)?;
+        let shape = with_spatial(n, &w.output())?;
+        let x = given(x, 0)?;
+        float_type!(x, T => {
+            let x = x.slice::<T>()?;
+            let y = if self.max {
+                max(&w, x).0
+            } else {
+                let count = T::from_f64(w.inputs() as f64);
+                x.par_chunks(w.inputs()).map(|x| x.iter().copied().sum::<T>() / count).collect()
+            };
+            Ok(vec![Array::from_vec(&shape, y)?])
+        })
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let w = Self::window(&b.view())?;
+        let dx = if self.max {
+            // as MaxPool over everything
+            let pool = b.graph().push_multi(find("MaxPool")?, &[Some(x)], w.attrs(), &[false, true])?;
+            let at = pool.get(1).copied().flatten().ok_or_else(|| Error::internal("MaxPool gave no indices"))?;
+            max_pool_grad(b, x, dy, at, &w)?
+        } else {
+            // dx = dy / count, stretched over the spatial axes
+            b.scale(dy, 1.0 / w.inputs() as f64)?
+        };
+        b.set_dx(0, dx);
+        Ok(())
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        let _ = n;
+        Err(Error::unsupported("no kernel yet"))
+    }
+    fn cases(&self) -> Vec<Case> {
+        let case = |name: &str, shape: &[usize]| {
+            let apart = Sampler { low: -2.0, high: 2.0, avoid: &[], distinct: true };
+            Case::new(&format!("{} {name}", self.name), &[shape]).sampled(&apart)
+        };
+        vec![
+            case("2-D", &[2, 3, 4, 5]),
+            case("1-D", &[2, 3, 7]),
+            case("3-D", &[1, 2, 3, 2, 4]),
+            case("single", &[3, 2, 1, 1]),
+        ]
+    }
+}
+
+static GLOBAL_AVERAGE_POOL: Global = Global { name: "GlobalAveragePool", max: false };
+static GLOBAL_MAX_POOL: Global = Global { name: "GlobalMaxPool", max: true };
+
+pub(super) static OPS: &[&dyn Op] = &[&MaxPool, &MaxPoolGrad, &AveragePool, &GLOBAL_AVERAGE_POOL, &GLOBAL_MAX_POOL];

@@ -1,6 +1,6 @@
 //! Reductions over axes: <https://onnx.ai/onnx/operators/onnx__ReduceSum.html> and its relatives.
 
-use super::support::{PARALLEL, given, strides};
+use super::support::{PARALLEL, given, strides, zip_map};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, ValueId};
@@ -12,16 +12,15 @@ use std::borrow::Cow;
 struct Reduce {
     name: &'static str,
     version: i64,
-    /// The branch of `shaders/reduce.wgsl`.
-    code: u32,
+    fold: Fold,
     /// True when integers are reduced too.
     ints: bool,
     vjp: fn(&mut Vjp, &Dims) -> Result<ValueId>,
     sampler: Sampler,
 }
 
-const fn reduce(name: &'static str, version: i64, code: u32, vjp: fn(&mut Vjp, &Dims) -> Result<ValueId>) -> Reduce {
-    Reduce { name, version, code, ints: false, vjp, sampler: Sampler::within(-2.0, 2.0) }
+const fn reduce(name: &'static str, version: i64, fold: Fold, vjp: fn(&mut Vjp, &Dims) -> Result<ValueId>) -> Reduce {
+    Reduce { name, version, fold, ints: false, vjp, sampler: Sampler::within(-2.0, 2.0) }
 }
 
 /// Which axes a node reduces, and the shapes that result.
@@ -170,46 +169,122 @@ fn fold_rows<T: Element>(x: &[T], y: &mut [T], f: &impl Fn(T, T) -> T) {
 /// The arithmetic that reductions need.
 trait Number: Element {
     const ZERO: Self;
+    const ONE: Self;
+    const LOWEST: Self;
+    const HIGHEST: Self;
     fn plus(self, o: Self) -> Self;
+    fn times(self, o: Self) -> Self;
     fn over(self, count: usize) -> Self;
+    /// `f` of this number, through double precision.
+    fn map(self, f: fn(f64) -> f64) -> Self;
+    /// The greater of two; NaN if one of them is.
+    fn greater(self, o: Self) -> Self;
+    /// The lesser of two; NaN if one of them is.
+    fn lesser(self, o: Self) -> Self;
 }
 
 macro_rules! number {
-    ($t:ty, $zero:expr, $plus:expr, $over:expr) => {
+    ($t:ty, $zero:expr, $one:expr, $lowest:expr, $highest:expr, $plus:expr, $times:expr, $over:expr) => {
+        #[allow(clippy::eq_op)] // v != v is how a NaN shows; integers have none
         impl Number for $t {
             const ZERO: Self = $zero;
+            const ONE: Self = $one;
+            const LOWEST: Self = $lowest;
+            const HIGHEST: Self = $highest;
             fn plus(self, o: Self) -> Self {
                 $plus(self, o)
+            }
+            fn times(self, o: Self) -> Self {
+                $times(self, o)
             }
             fn over(self, count: usize) -> Self {
                 $over(self, count)
             }
+            fn map(self, f: fn(f64) -> f64) -> Self {
+                f(self as f64) as Self
+            }
+            fn greater(self, o: Self) -> Self {
+                if o > self || o != o { o } else { self }
+            }
+            fn lesser(self, o: Self) -> Self {
+                if o < self || o != o { o } else { self }
+            }
         }
     };
 }
-number!(f32, 0.0, |p, q| p + q, |p, c| p / c as f32);
-number!(f64, 0.0, |p, q| p + q, |p, c| p / c as f64);
-number!(i64, 0, i64::wrapping_add, |p: i64, c| p.checked_div(c as i64).unwrap_or(0));
+number!(f32, 0.0, 1.0, f32::NEG_INFINITY, f32::INFINITY, |p, q| p + q, |p, q| p * q, |p, c| p / c as f32);
+number!(f64, 0.0, 1.0, f64::NEG_INFINITY, f64::INFINITY, |p, q| p + q, |p, q| p * q, |p, c| p / c as f64);
+number!(i64, 0, 1, i64::MIN, i64::MAX, i64::wrapping_add, i64::wrapping_mul, |p: i64, c| p
+    .checked_div(c as i64)
+    .unwrap_or(0));
 
-fn compute<T: Number>(code: u32, x: &Array, d: &Dims) -> Result<Array> {
+/// Which reduction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fold {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    Prod,
+    L1,
+    L2,
+    SumSquare,
+    LogSum,
+    LogSumExp,
+}
+
+fn compute<T: Number>(which: Fold, x: &Array, d: &Dims) -> Result<Array> {
     let shape = x.shape();
     let v = x.slice::<T>()?;
-    let y = match code {
-        SUM => fold(v, shape, &d.axes, T::ZERO, T::plus),
-        _ => {
-            let mut y = fold(v, shape, &d.axes, T::ZERO, T::plus);
-            y.iter_mut().for_each(|y| *y = y.over(d.count));
-            y
+    let sum = |v: &[T]| fold(v, shape, &d.axes, T::ZERO, T::plus);
+    let mapped = |f: fn(T) -> T| -> Vec<T> { v.par_iter().with_min_len(PARALLEL).map(|&v| f(v)).collect() };
+    let finish = |mut y: Vec<T>, f: fn(f64) -> f64| {
+        y.iter_mut().for_each(|y| *y = y.map(f));
+        y
+    };
+    let y = match which {
+        Fold::Sum => sum(v),
+        Fold::Mean => sum(v).into_iter().map(|y| y.over(d.count)).collect(),
+        Fold::Max => fold(v, shape, &d.axes, T::LOWEST, T::greater),
+        Fold::Min => fold(v, shape, &d.axes, T::HIGHEST, T::lesser),
+        Fold::Prod => fold(v, shape, &d.axes, T::ONE, T::times),
+        Fold::L1 => sum(&mapped(|v| v.map(f64::abs))),
+        Fold::L2 => finish(sum(&mapped(|v| v.times(v))), f64::sqrt),
+        Fold::SumSquare => sum(&mapped(|v| v.times(v))),
+        Fold::LogSum => finish(sum(v), f64::ln),
+        Fold::LogSumExp => {
+            // ln Σ exp(x − m) + m cannot overflow; an infinite m would give ∞ − ∞
+            let most = Array::from_vec(&d.kept, fold(v, shape, &d.axes, T::LOWEST, T::greater))?;
+            let most = zip_map::<T, T, T>(&most, &most, &d.kept, |m, _| m.map(|m| if m.is_finite() { m } else { 0.0 }))?;
+            let terms = zip_map::<T, T, T>(x, &most, shape, |v, m| v.plus(m.map(|m| -m)).map(f64::exp))?;
+            let logs = finish(sum(terms.slice()?), f64::ln);
+            logs.into_iter().zip(most.slice::<T>()?).map(|(y, &m)| y.plus(m)).collect()
         }
     };
     Array::from_vec(&d.out, y)
 }
 
-const SUM: u32 = 0;
-const MEAN: u32 = 1;
+/// What `shaders/reduce.wgsl` does with an element, how it joins two, and what it does in the end.
+impl Fold {
+    fn codes(self) -> [u32; 3] {
+        const SUM: u32 = 0;
+        match self {
+            Self::Sum => [0, SUM, 0],
+            Self::Mean => [0, SUM, 1],
+            Self::Max => [0, 1, 0],
+            Self::Min => [0, 2, 0],
+            Self::Prod => [0, 3, 0],
+            Self::L1 => [1, SUM, 0],
+            Self::L2 => [2, SUM, 2],
+            Self::SumSquare => [2, SUM, 0],
+            Self::LogSum => [0, SUM, 3],
+            Self::LogSumExp => [0, 4, 0],
+        }
+    }
+}
 
-/// The kernel of a reduction: output `y` of so many elements.
-fn kernel(shape: &[usize], axes: &[usize], code: u32, int: bool) -> Result<Kernel> {
+/// The dispatches of a reduction of `shape` over `axes`. `codes` are the overrides MAP, JOIN and FINISH.
+fn kernel(shape: &[usize], axes: &[usize], [map, join, finish]: [u32; 3], int: bool) -> Result<Kernel> {
     let groups = groups(shape, axes);
     let extents: Vec<usize> = groups.iter().map(|g| g.0).collect();
     let steps = strides(&extents);
@@ -220,26 +295,60 @@ fn kernel(shape: &[usize], axes: &[usize], code: u32, int: bool) -> Result<Kerne
     if kept.len() > 8 || gone.len() > 8 {
         return Err(Error::unsupported(format!("rank {} has no kernel", shape.len())));
     }
+    let n: usize = kept.iter().product();
+    let count: usize = gone.iter().product();
+    if count == 0 && join != 0 {
+        return Err(Error::unsupported("a reduction of nothing has no kernel"));
+    }
+    // few outputs of many elements would leave most of a GPU idle: such folds go through partial results
+    let parts = if join < 4 && n > 0 { (count / 256).min(16_384 / n).max(1) } else { 1 };
     let (run, run_stride) = (gone.pop().unwrap_or(1), gone_strides.pop().unwrap_or(0));
-    let n = kept.iter().product();
-    let outer: usize = gone.iter().product();
-    Ok(Kernel::one(Step {
+    let step = |map, finish, parts: usize, from, to| Step {
         shader: crate::shader!("reduce"),
-        overrides: vec![("OP", f64::from(code)), ("INT", f64::from(u8::from(int)))],
-        binds: vec![Bind::Input(0), Bind::Output(0)],
+        overrides: [("MAP", map), ("JOIN", join), ("FINISH", finish), ("INT", u32::from(int))]
+            .map(|(name, v)| (name, f64::from(v)))
+            .to_vec(),
+        binds: vec![from, to],
         params: Params::new()
             .u("n", n)
+            .u("parts", parts)
+            .u("length", count.div_ceil(parts))
+            .u("count", count)
+            .u("total", count)
             .u("kept_rank", kept.len())
             .u("gone_rank", gone.len())
-            .u("outer", outer)
             .u("run", run)
             .u("run_stride", run_stride)
             .list::<8>("kept", &kept, 1)
             .list::<8>("kept_strides", &kept_strides, 0)
             .list::<8>("gone", &gone, 1)
             .list::<8>("gone_strides", &gone_strides, 0),
+        grid: grid_1d(n * parts),
+    };
+    if parts == 1 {
+        return Ok(Kernel::one(step(map, finish, 1, Bind::Input(0), Bind::Output(0))));
+    }
+    let first = step(map, 0, parts, Bind::Input(0), Bind::Scratch(0));
+    // the partial results are [parts, n]
+    let second = Step {
+        params: Params::new()
+            .u("n", n)
+            .u("parts", 1)
+            .u("length", parts)
+            .u("count", parts)
+            .u("total", count)
+            .u("kept_rank", 1)
+            .u("gone_rank", 0)
+            .u("run", parts)
+            .u("run_stride", n)
+            .list::<8>("kept", &[n], 1)
+            .list::<8>("kept_strides", &[1], 0)
+            .list::<8>("gone", &[], 1)
+            .list::<8>("gone_strides", &[], 0),
         grid: grid_1d(n),
-    }))
+        ..step(0, finish, 1, Bind::Scratch(0), Bind::Output(0))
+    };
+    Ok(Kernel::Steps { steps: vec![first, second], scratch: vec![n * parts] })
 }
 
 impl Op for Reduce {
@@ -260,9 +369,9 @@ impl Op for Reduce {
         let d = Dims::of(n)?;
         let x = given(x, 0)?;
         Ok(vec![match x {
-            Array::F32(_) => compute::<f32>(self.code, x, &d)?,
-            Array::F64(_) => compute::<f64>(self.code, x, &d)?,
-            Array::I64(_) => compute::<i64>(self.code, x, &d)?,
+            Array::F32(_) => compute::<f32>(self.fold, x, &d)?,
+            Array::F64(_) => compute::<f64>(self.fold, x, &d)?,
+            Array::I64(_) => compute::<i64>(self.fold, x, &d)?,
             Array::Bool(_) => return Err(Error::unsupported(format!("{} of bool is not supported", self.name))),
         }])
     }
@@ -274,7 +383,7 @@ impl Op for Reduce {
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
         let x = n.ty(0)?;
-        kernel(&x.shape, &Dims::of(n)?.axes, self.code, !x.dtype.is_float())
+        kernel(&x.shape, &Dims::of(n)?.axes, self.fold.codes(), !x.dtype.is_float())
     }
     fn cases(&self) -> Vec<Case> {
         let case = |name: &str, shape: &[usize]| Case::new(&format!("{} {name}", self.name), &[shape]).sampled(&self.sampler);
@@ -342,7 +451,7 @@ impl Op for Reduce {
 
 static REDUCE_SUM: Reduce = Reduce {
     ints: true,
-    ..reduce("ReduceSum", 13, SUM, |b, d| {
+    ..reduce("ReduceSum", 13, Fold::Sum, |b, d| {
         // dx = dy, stretched along axes
         let dy = b.dy()?;
         d.keep(b, dy)
@@ -351,7 +460,7 @@ static REDUCE_SUM: Reduce = Reduce {
 
 static REDUCE_MEAN: Reduce = Reduce {
     ints: true,
-    ..reduce("ReduceMean", 18, MEAN, |b, d| {
+    ..reduce("ReduceMean", 18, Fold::Mean, |b, d| {
         // dx = dy / count, stretched along axes
         let dy = b.dy()?;
         let dy = d.keep(b, dy)?;
@@ -359,4 +468,120 @@ static REDUCE_MEAN: Reduce = Reduce {
     })
 };
 
-pub(super) static OPS: &[&dyn Op] = &[&REDUCE_SUM, &REDUCE_MEAN];
+/// `dx = dy / k` where `x = y`, 0 elsewhere; `k` elements are equal to `y`.
+fn shared(b: &mut Vjp, d: &Dims) -> Result<ValueId> {
+    let (x, y, dy) = (b.x(0)?, b.y(0)?, b.dy()?);
+    let (y, dy) = (d.keep(b, y)?, d.keep(b, dy)?);
+    let (zero, one) = (b.scalar_like(0.0, x), b.scalar_like(1.0, x));
+    let mask = b.op("Equal", &[x, y])?;
+    let ones = b.choose(mask, one, zero)?;
+    let ties = b.reduce_sum(ones, &d.axes, true)?;
+    let share = b.div(dy, ties)?;
+    b.choose(mask, share, zero)
+}
+
+/// No two elements are equal, so that a maximum stays where it is when they are moved a little.
+const APART: Sampler = Sampler { low: -2.0, high: 2.0, avoid: &[], distinct: true };
+
+static REDUCE_MAX: Reduce = Reduce { ints: true, sampler: APART, ..reduce("ReduceMax", 20, Fold::Max, shared) };
+static REDUCE_MIN: Reduce = Reduce { ints: true, sampler: APART, ..reduce("ReduceMin", 20, Fold::Min, shared) };
+
+static REDUCE_PROD: Reduce = Reduce {
+    ints: true,
+    // products of many elements stay near 1
+    sampler: Sampler::within(0.9, 1.1),
+    ..reduce("ReduceProd", 18, Fold::Prod, |b, d| {
+        // dx = dy · Π of the other elements: y/x, unless an element is 0; with p the product without zeros
+        // dx = dy · p/x where there is none, dy · p at the only one, 0 elsewhere
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let dy = d.keep(b, dy)?;
+        let (zero, one) = (b.scalar_like(0.0, x), b.scalar_like(1.0, x));
+        let is_zero = b.op("Equal", &[x, zero])?;
+        let safe = b.choose(is_zero, one, x)?;
+        let view = b.attrs().clone().with("keepdims", 1);
+        let mut inputs = vec![safe];
+        inputs.extend((1..b.n_inputs()).filter_map(|i| b.optional_x(i)));
+        let p = b.emit("ReduceProd", &inputs, view)?;
+        let ones = b.choose(is_zero, one, zero)?;
+        let zeros = b.reduce_sum(ones, &d.axes, true)?;
+        let dp = b.mul(dy, p)?;
+        let (none, single) = (b.op("Equal", &[zeros, zero])?, b.op("Equal", &[zeros, one])?);
+        let others = b.div(dp, safe)?;
+        let at_zero = b.choose(single, dp, zero)?;
+        let elsewhere = b.choose(none, others, zero)?;
+        b.choose(is_zero, at_zero, elsewhere)
+    })
+};
+
+static REDUCE_L1: Reduce = Reduce {
+    ints: true,
+    sampler: Sampler { low: -2.0, high: 2.0, avoid: &[0.0], distinct: false },
+    ..reduce("ReduceL1", 18, Fold::L1, |b, d| {
+        // dx = dy · sign x
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let dy = d.keep(b, dy)?;
+        let (zero, minus) = (b.scalar_like(0.0, x), b.neg(dy)?);
+        let (above, below) = (b.op("Greater", &[x, zero])?, b.op("Less", &[x, zero])?);
+        let negative = b.choose(below, minus, zero)?;
+        b.choose(above, dy, negative)
+    })
+};
+
+static REDUCE_L2: Reduce = Reduce {
+    sampler: Sampler::within(0.3, 2.0),
+    ..reduce("ReduceL2", 18, Fold::L2, |b, d| {
+        // dx = dy · x / y, and 0 where y is
+        let (x, y, dy) = (b.x(0)?, b.y(0)?, b.dy()?);
+        let (y, dy) = (d.keep(b, y)?, d.keep(b, dy)?);
+        let (zero, one) = (b.scalar_like(0.0, x), b.scalar_like(1.0, x));
+        let flat = b.op("Equal", &[y, zero])?;
+        let y = b.choose(flat, one, y)?;
+        let slope = b.div(x, y)?;
+        b.mul(dy, slope)
+    })
+};
+
+static REDUCE_SUM_SQUARE: Reduce = Reduce {
+    ints: true,
+    ..reduce("ReduceSumSquare", 18, Fold::SumSquare, |b, d| {
+        // dx = 2 · dy · x
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let dy = d.keep(b, dy)?;
+        let twice = b.scale(dy, 2.0)?;
+        b.mul(twice, x)
+    })
+};
+
+static REDUCE_LOG_SUM: Reduce = Reduce {
+    sampler: Sampler::within(0.3, 2.0),
+    ..reduce("ReduceLogSum", 18, Fold::LogSum, |b, d| {
+        // dx = dy / Σ x = dy · exp(−y)
+        let (y, dy) = (b.y(0)?, b.dy()?);
+        let minus = b.neg(y)?;
+        let inverse = b.op("Exp", &[minus])?;
+        let dx = b.mul(dy, inverse)?;
+        d.keep(b, dx)
+    })
+};
+
+static REDUCE_LOG_SUM_EXP: Reduce = reduce("ReduceLogSumExp", 18, Fold::LogSumExp, |b, d| {
+    // dx = dy · exp(x − y)
+    let (x, y, dy) = (b.x(0)?, b.y(0)?, b.dy()?);
+    let (y, dy) = (d.keep(b, y)?, d.keep(b, dy)?);
+    let less = b.sub(x, y)?;
+    let share = b.op("Exp", &[less])?;
+    b.mul(dy, share)
+});
+
+pub(super) static OPS: &[&dyn Op] = &[
+    &REDUCE_SUM,
+    &REDUCE_MEAN,
+    &REDUCE_MAX,
+    &REDUCE_MIN,
+    &REDUCE_PROD,
+    &REDUCE_L1,
+    &REDUCE_L2,
+    &REDUCE_SUM_SQUARE,
+    &REDUCE_LOG_SUM,
+    &REDUCE_LOG_SUM_EXP,
+];

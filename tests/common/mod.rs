@@ -3,11 +3,14 @@
 
 use onnx_unlearn::Result;
 use onnx_unlearn::autodiff::{Samples, backward};
+use onnx_unlearn::engine::ort::OrtEngine;
+use onnx_unlearn::engine::wgpu::{Options, WgpuEngine};
 use onnx_unlearn::engine::{Engine, Tensor};
 use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
 use onnx_unlearn::ops::{Arg, Case, Op};
 use onnx_unlearn::tensor::{Array, DType, TensorType};
 use rand::RngExt;
+use std::io::Write;
 
 /// A case as a graph, with the elements of its inputs and the ids of those that are differentiated.
 pub struct Built {
@@ -102,4 +105,28 @@ pub fn difference(got: &Array, want: &Array) -> f64 {
         .zip(&want)
         .map(|(g, w)| if g == w || (g.is_nan() && w.is_nan()) { 0.0 } else { (g - w).abs() / scale })
         .fold(0.0, |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) })
+}
+
+/// The engine if there is one. If not, the test that asked for it prints why it is skipped, or fails when
+/// `$ONNX_UNLEARN_REQUIRE_ENGINES` is set, as it is where all engines are installed.
+pub fn available<E>(engine: Result<E>) -> Option<E> {
+    match engine {
+        Ok(e) => Some(e),
+        Err(e) if std::env::var_os("ONNX_UNLEARN_REQUIRE_ENGINES").is_some() => panic!("an engine is missing: {e}"),
+        Err(e) => {
+            // straight to stderr: the test runner shows what `println` says of failed tests alone
+            let _ = writeln!(std::io::stderr(), "skipped: {e}");
+            None
+        }
+    }
+}
+
+/// The wgpu engine, software adapters included.
+pub fn wgpu() -> Option<WgpuEngine> {
+    available(WgpuEngine::new(&Options { allow_software: true, ..Options::default() }))
+}
+
+/// The ort engine.
+pub fn ort() -> Option<OrtEngine> {
+    available(OrtEngine::new(None))
 }

@@ -1,0 +1,59 @@
+//! Choosing an engine, and saying why.
+
+use super::{Engine, cpu::Cpu, ort::OrtEngine, wgpu};
+use crate::error::{Error, Result};
+use std::path::PathBuf;
+
+/// Which engine is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Choice {
+    /// A real GPU if there is one, else ONNX Runtime if its library is found, else the embedded engine.
+    #[default]
+    Auto,
+    /// WGSL kernels on any adapter, software adapters included.
+    Wgpu,
+    /// ONNX Runtime.
+    Ort,
+    /// The embedded engine.
+    Cpu,
+}
+
+/// An engine and the reason for taking it.
+pub struct Chosen {
+    /// The engine.
+    pub engine: Box<dyn Engine>,
+    /// One sentence.
+    pub why: String,
+}
+
+/// Opens the engine that is asked for. `library` is where ONNX Runtime lies, if the user says so.
+///
+/// # Errors
+/// When an engine that was asked for by name cannot be had; `Auto` always ends with the embedded engine.
+pub fn choose(choice: Choice, library: Option<PathBuf>) -> Result<Chosen> {
+    let gpu = |allow_software| wgpu::WgpuEngine::new(&wgpu::Options { allow_software, ..wgpu::Options::default() });
+    let named = |engine: Box<dyn Engine>| Chosen { engine, why: "asked for by name".to_owned() };
+    match choice {
+        Choice::Cpu => Ok(named(Box::new(Cpu))),
+        Choice::Wgpu => gpu(true).map(|e| named(Box::new(e))).map_err(by_name),
+        Choice::Ort => OrtEngine::new(library.as_deref()).map(|e| named(Box::new(e))).map_err(by_name),
+        Choice::Auto => {
+            let no_gpu = match gpu(false) {
+                Ok(e) => return Ok(Chosen { engine: Box::new(e), why: "a GPU is present".to_owned() }),
+                Err(e) => e,
+            };
+            match OrtEngine::new(library.as_deref()) {
+                Ok(e) => Ok(Chosen { engine: Box::new(e), why: format!("no GPU ({no_gpu}); ONNX Runtime was found") }),
+                // a library that the user points at must not be passed over in silence
+                Err(e) if library.is_some() => Err(e),
+                Err(e) => {
+                    Ok(Chosen { engine: Box::new(Cpu), why: format!("no GPU ({no_gpu}); no ONNX Runtime ({e})") })
+                }
+            }
+        }
+    }
+}
+
+fn by_name(e: Error) -> Error {
+    Error::invalid(format!("{e}; '--engine auto' takes what is there"))
+}

@@ -1,0 +1,397 @@
+//! A graph made ready for the GPU: memory planned, pipelines compiled, constants uploaded; a run binds
+//! the feeds and submits everything at once.
+
+use super::device::{Gpu, Pipeline};
+use super::pool::Held;
+use super::transfer::GpuTensor;
+use super::words;
+use crate::engine::cpu::check_feeds;
+use crate::engine::plan::{self, Job, Slots};
+use crate::engine::{Session, Tensor};
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Graph, Node, Source, ValueId, passes};
+use crate::ops::{Bind, Kernel, Step};
+use crate::tensor::{Array, DType, TensorType};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, SubmissionIndex};
+
+/// Offsets of storage bindings are multiples of this on every adapter (WebGPU's default).
+const ALIGN: usize = 256;
+
+/// Runs that may be under way at once, so that the host cannot pile up work without end.
+const IN_FLIGHT: usize = 2;
+
+/// Where the elements of a value lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// A constant or weight.
+    Fixed(usize),
+    /// The feed of an input of the graph.
+    Feed(usize),
+    /// Planned memory.
+    Slot(usize),
+}
+
+/// One step, ready to be encoded.
+struct Dispatch {
+    pipeline: Arc<Pipeline>,
+    /// Buffer and bytes of each binding but the last.
+    binds: Vec<(Place, u64)>,
+    /// Where its parameters lie in [`GpuSession::params`], and their bytes.
+    params: (u64, u64),
+    grid: [u32; 3],
+    /// The bind group of the last run, and the buffers it binds.
+    bound: Option<(Vec<Buffer>, BindGroup)>,
+}
+
+pub(super) struct GpuSession {
+    gpu: Arc<Gpu>,
+    graph: Graph,
+    dispatches: Vec<Dispatch>,
+    params: Arc<Held>,
+    fixed: Vec<Arc<Held>>,
+    slots: Vec<Arc<Held>>,
+    /// One for each input that something reads, made when the input is first fed from the host.
+    feeds: Vec<Option<Arc<Held>>>,
+    /// Whether anything reads the input.
+    used: Vec<bool>,
+    outputs: Vec<(Place, TensorType)>,
+    running: VecDeque<SubmissionIndex>,
+    bytes: u64,
+}
+
+/// The node in messages.
+fn place(node: &Node) -> impl Fn(Error) -> Error {
+    let label = format!("node '{}' ({})", node.name, node.op.spec().name);
+    move |e| e.at(&label)
+}
+
+/// Works out places while a session is made.
+struct Places<'a> {
+    gpu: &'a Arc<Gpu>,
+    graph: &'a Graph,
+    root: &'a [usize],
+    slots: &'a Slots,
+    /// Input number by value index.
+    inputs: HashMap<usize, usize>,
+    fixed: Vec<Arc<Held>>,
+    fixed_of: HashMap<usize, usize>,
+    /// Small constants by their elements: rules make many equal scalars.
+    small: HashMap<Vec<u8>, usize>,
+}
+
+impl Places<'_> {
+    fn of(&mut self, id: ValueId) -> Result<Place> {
+        let root = self.root[id.index()];
+        let unknown = || Error::internal(format!("value {} has no memory", self.graph.label(id)));
+        let value = self.graph.values().get(root).ok_or_else(unknown)?;
+        match &value.source {
+            Source::Node { .. } => self.slots.of_root[root].map(Place::Slot).ok_or_else(unknown),
+            Source::Input => self.inputs.get(&root).copied().map(Place::Feed).ok_or_else(unknown),
+            Source::Const(a) | Source::Weight(a) => {
+                if let Some(&i) = self.fixed_of.get(&root) {
+                    return Ok(Place::Fixed(i));
+                }
+                let i = self.upload(a).map_err(|e| e.at(format!("value {}", self.graph.label(id))))?;
+                self.fixed_of.insert(root, i);
+                Ok(Place::Fixed(i))
+            }
+        }
+    }
+
+    fn upload(&mut self, a: &Array) -> Result<usize> {
+        let bytes = words::encode(a)?;
+        let small = bytes.len() <= 64;
+        if let (true, Some(&i)) = (small, self.small.get(&*bytes)) {
+            return Ok(i);
+        }
+        fits(self.gpu, &a.ty())?;
+        let held = self.gpu.take(words::bytes(a.len()))?;
+        self.gpu.write(&held.buffer, &bytes)?;
+        self.fixed.push(held);
+        let i = self.fixed.len() - 1;
+        if small {
+            self.small.insert(bytes.into_owned(), i);
+        }
+        Ok(i)
+    }
+}
+
+/// Checks that a tensor can be bound; returns its bytes.
+fn fits(gpu: &Gpu, ty: &TensorType) -> Result<u64> {
+    if ty.dtype == DType::F64 {
+        return Err(words::no_f64());
+    }
+    let bytes = words::bytes(ty.len());
+    let most = gpu.limits.max_storage_buffer_binding_size;
+    if bytes > most {
+        return Err(Error::engine(format!(
+            "{ty} takes {bytes} bytes, and this adapter binds at most {most} at once; a smaller batch may help"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Checks a step against what every adapter must allow.
+fn check_step(gpu: &Gpu, step: &Step) -> Result<()> {
+    let most = gpu.limits.max_storage_buffers_per_shader_stage as usize;
+    if step.binds.len() + 1 > most {
+        return Err(Error::engine(format!("{} buffers are bound, {most} are allowed", step.binds.len() + 1)));
+    }
+    let most = gpu.limits.max_compute_workgroups_per_dimension;
+    if step.grid.iter().any(|&g| g > most) {
+        return Err(Error::engine(format!(
+            "shader '{}' needs {:?} workgroups, {most} a dimension are allowed; a smaller batch may help",
+            step.shader.name, step.grid
+        )));
+    }
+    Ok(())
+}
+
+/// The value that a binding names, or the number of the scratch buffer.
+fn value_of(node: &Node, bind: Bind) -> Result<Result<ValueId, usize>> {
+    let (list, i, what) = match bind {
+        Bind::Input(i) => (&node.inputs, i, "input"),
+        Bind::Output(i) => (&node.outputs, i, "output"),
+        Bind::Scratch(i) => return Ok(Err(i)),
+    };
+    let id = list.get(i).copied().flatten();
+    id.map(Ok).ok_or_else(|| Error::internal(format!("the kernel binds {what} {i}, which the node leaves out")))
+}
+
+impl GpuSession {
+    pub(super) fn new(gpu: Arc<Gpu>, graph: &Graph) -> Result<Self> {
+        let mut graph = graph.clone();
+        passes::prune(&mut graph);
+        gpu.clone().guarded(|| Self::plan(gpu, graph))
+    }
+
+    fn plan(gpu: Arc<Gpu>, graph: Graph) -> Result<Self> {
+        let kernels = graph
+            .nodes()
+            .iter()
+            .map(|n| n.op.kernel(&graph.view_of(n)).map_err(place(n)))
+            .collect::<Result<Vec<Kernel>>>()?;
+        let view: Vec<bool> = kernels.iter().map(|k| matches!(k, Kernel::Alias)).collect();
+        let root = plan::roots(&graph, &view);
+        let jobs = Self::jobs(&gpu, &graph, &kernels, &root)?;
+        let slots = Slots::assign(&jobs, &plan::last_use(&graph, &root));
+        let mut places = Places {
+            gpu: &gpu,
+            graph: &graph,
+            root: &root,
+            slots: &slots,
+            inputs: graph.inputs.iter().enumerate().map(|(i, id)| (id.index(), i)).collect(),
+            fixed: Vec::new(),
+            fixed_of: HashMap::new(),
+            small: HashMap::new(),
+        };
+        let (mut dispatches, mut params) = (Vec::new(), Vec::<u8>::new());
+        for (job, scratch) in jobs.iter().zip(&slots.scratch) {
+            let (node, kernel) = (&graph.nodes()[job.at], &kernels[job.at]);
+            let Kernel::Steps { steps, .. } = kernel else { continue };
+            for step in steps.iter().filter(|s| !s.grid.contains(&0)) {
+                let mut one = || -> Result<Dispatch> {
+                    check_step(&gpu, step)?;
+                    let binds = step
+                        .binds
+                        .iter()
+                        .map(|&b| match value_of(node, b)? {
+                            Ok(id) => Ok((places.of(id)?, fits(&gpu, &graph.value(id).ty)?)),
+                            Err(i) => Ok((Place::Slot(scratch[i]), job.scratch[i])),
+                        })
+                        .collect::<Result<Vec<_>>>()?;
+                    let words = step.params.words();
+                    params.resize(params.len().next_multiple_of(ALIGN), 0);
+                    let at = (params.len() as u64, words.len() as u64 * 4);
+                    params.extend_from_slice(bytemuck::cast_slice(&words));
+                    Ok(Dispatch { pipeline: gpu.pipeline(step)?, binds, params: at, grid: step.grid, bound: None })
+                };
+                dispatches.push(one().map_err(place(node))?);
+            }
+        }
+        let outputs = graph
+            .outputs
+            .iter()
+            .map(|&id| {
+                fits(&gpu, &graph.value(id).ty).map_err(|e| e.at(format!("output {}", graph.label(id))))?;
+                Ok((places.of(id)?, graph.value(id).ty.clone()))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let fixed = places.fixed;
+        let reads = dispatches.iter().flat_map(|d| d.binds.iter().map(|b| b.0)).chain(outputs.iter().map(|o| o.0));
+        let mut used = vec![false; graph.inputs.len()];
+        for p in reads {
+            if let Place::Feed(i) = p {
+                used[i] = true;
+            }
+        }
+        let held_params = gpu.take(words::bytes(params.len() / 4))?;
+        gpu.write(&held_params.buffer, &params)?;
+        let made = slots.sizes.iter().map(|&bytes| gpu.take(bytes)).collect::<Result<Vec<_>>>()?;
+        let fed: u64 = graph
+            .inputs
+            .iter()
+            .zip(&used)
+            .filter(|(_, used)| **used)
+            .map(|(&id, _)| words::bytes(graph.value(id).ty.len()))
+            .sum();
+        let bytes = slots.sizes.iter().sum::<u64>()
+            + fixed.iter().map(|h| h.buffer.size()).sum::<u64>()
+            + held_params.buffer.size()
+            + fed;
+        Ok(Self {
+            feeds: vec![None; graph.inputs.len()],
+            params: held_params,
+            slots: made,
+            running: VecDeque::new(),
+            gpu,
+            graph,
+            dispatches,
+            fixed,
+            used,
+            outputs,
+            bytes,
+        })
+    }
+
+    /// What every node that runs reads and writes.
+    fn jobs(gpu: &Gpu, graph: &Graph, kernels: &[Kernel], root: &[usize]) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        for (at, (node, kernel)) in graph.nodes().iter().zip(kernels).enumerate() {
+            let Kernel::Steps { scratch, steps } = kernel else { continue };
+            let mut job = Job { at, ..Job::default() };
+            let used = steps.iter().flat_map(|s| &s.binds).filter(|b| matches!(b, Bind::Scratch(_)));
+            if used.into_iter().any(|b| matches!(b, Bind::Scratch(i) if *i >= scratch.len())) {
+                return Err(place(node)(Error::internal("the kernel binds a scratch buffer that it does not declare")));
+            }
+            // every input, bound or not: the plan must free it after its last reader
+            job.reads = node.inputs.iter().flatten().map(|id| root[id.index()]).collect();
+            for id in node.outputs.iter().flatten() {
+                job.writes.push((id.index(), fits(gpu, &graph.value(*id).ty).map_err(place(node))?));
+            }
+            for &words in scratch {
+                let ty = TensorType::new(DType::F32, [words]);
+                job.scratch.push(fits(gpu, &ty).map_err(|e| place(node)(e.at("scratch memory")))?);
+            }
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+
+    /// The buffer that holds each feed; uploads those that come from the host.
+    fn bind_feeds(&mut self, feeds: &[Tensor]) -> Result<Vec<Option<Arc<Held>>>> {
+        check_feeds(&self.graph, feeds)?;
+        let mut bound = Vec::with_capacity(feeds.len());
+        for (i, (feed, &id)) in feeds.iter().zip(&self.graph.inputs).enumerate() {
+            let (ty, label) = (&self.graph.value(id).ty, || format!("input {}", self.graph.label(id)));
+            let held = match feed {
+                _ if !self.used[i] => None,
+                Tensor::Device(d) => Some(self.on_device(d.as_any(), ty).map_err(|e| e.at(label()))?),
+                Tensor::Host(a) => {
+                    let bytes = words::encode(a).map_err(|e| e.at(label()))?;
+                    fits(&self.gpu, ty).map_err(|e| e.at(label()))?;
+                    let held = match self.feeds[i].take() {
+                        // a tensor that an earlier run returned may still be this buffer
+                        Some(h) if Arc::strong_count(&h) == 1 => h,
+                        _ => self.gpu.take(words::bytes(a.len()))?,
+                    };
+                    self.gpu.write(&held.buffer, &bytes)?;
+                    self.feeds[i] = Some(held.clone());
+                    Some(held)
+                }
+            };
+            bound.push(held);
+        }
+        Ok(bound)
+    }
+
+    fn on_device(&self, tensor: &dyn std::any::Any, ty: &TensorType) -> Result<Arc<Held>> {
+        let tensor = tensor
+            .downcast_ref::<GpuTensor>()
+            .filter(|t| Arc::ptr_eq(&t.gpu, &self.gpu))
+            .ok_or_else(|| Error::invalid("the tensor lives on another device; download it first"))?;
+        let same = tensor.ty.dtype == ty.dtype || (tensor.ty.dtype.is_int() && ty.dtype.is_int());
+        if tensor.ty.shape != ty.shape || !same {
+            return Err(Error::invalid(format!("it is {ty}, it was fed {}", tensor.ty)));
+        }
+        Ok(tensor.held.clone())
+    }
+
+    fn submit(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
+        let feeds = self.bind_feeds(feeds)?;
+        // an output that somebody still holds stays his; this run writes to another buffer
+        for (p, _) in &self.outputs {
+            if let Place::Slot(i) = *p {
+                if Arc::strong_count(&self.slots[i]) > 1 {
+                    self.slots[i] = self.gpu.take(self.slots[i].buffer.size())?;
+                }
+            }
+        }
+        let (fixed, slots) = (&self.fixed, &self.slots);
+        let held = |p: Place| match p {
+            Place::Fixed(i) => Ok(&fixed[i]),
+            Place::Slot(i) => Ok(&slots[i]),
+            Place::Feed(i) => feeds[i].as_ref().ok_or_else(|| Error::internal("an input that is read was not fed")),
+        };
+        let device = &self.gpu.device;
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for d in &mut self.dispatches {
+            let buffers = d.binds.iter().map(|b| Ok(&held(b.0)?.buffer)).collect::<Result<Vec<&Buffer>>>()?;
+            let fresh = d.bound.take().filter(|(old, _)| old.iter().eq(buffers.iter().copied()));
+            let (_, group) = d.bound.insert(fresh.unwrap_or_else(|| {
+                let params = (&self.params.buffer, d.params.0, d.params.1);
+                let whole = buffers.iter().zip(&d.binds).map(|(b, (_, bytes))| (*b, 0, *bytes));
+                let entries: Vec<BindGroupEntry> =
+                    (0u32..).zip(whole.chain([params])).map(|(i, (b, at, bytes))| entry(i, b, at, bytes)).collect();
+                let group = device.create_bind_group(&BindGroupDescriptor {
+                    label: None,
+                    layout: &d.pipeline.layout,
+                    entries: &entries,
+                });
+                (buffers.into_iter().cloned().collect(), group)
+            }));
+            pass.set_pipeline(&d.pipeline.compiled);
+            pass.set_bind_group(0, &*group, &[]);
+            let [x, y, z] = d.grid;
+            pass.dispatch_workgroups(x, y, z);
+        }
+        drop(pass);
+        self.running.push_back(self.gpu.queue.submit([encoder.finish()]));
+        self.outputs
+            .iter()
+            .map(|(p, ty)| {
+                let held = held(*p)?.clone();
+                Ok(Tensor::Device(Arc::new(GpuTensor { gpu: self.gpu.clone(), held, ty: ty.clone() })))
+            })
+            .collect()
+    }
+}
+
+fn entry(binding: u32, buffer: &Buffer, offset: u64, bytes: u64) -> BindGroupEntry<'_> {
+    let size = std::num::NonZero::new(bytes);
+    BindGroupEntry { binding, resource: BindingResource::Buffer(BufferBinding { buffer, offset, size }) }
+}
+
+impl Session for GpuSession {
+    fn run(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
+        if self.running.len() >= IN_FLIGHT {
+            if let Some(oldest) = self.running.pop_front() {
+                self.gpu.wait(oldest)?;
+            }
+        }
+        let gpu = self.gpu.clone();
+        gpu.guarded(|| self.submit(feeds)).map_err(|e| {
+            // bind groups made while something failed may be broken
+            if e.kind() == Kind::Engine {
+                self.dispatches.iter_mut().for_each(|d| d.bound = None);
+            }
+            e
+        })
+    }
+    fn device_bytes(&self) -> Option<u64> {
+        Some(self.bytes)
+    }
+}

@@ -1,0 +1,143 @@
+//! What a classifier answers with given weights, and with its old head on a changed body.
+
+use crate::autodiff::head::head_weights;
+use crate::classifier::{Classifier, Weights, batch_feeds};
+use crate::engine::{Engine, Session, Tensor};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, ValueId, passes};
+use crate::inputs::Labelled;
+use std::collections::HashMap;
+
+/// Logits of every sample under given weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answers {
+    /// Number of classes.
+    pub classes: usize,
+    /// `[samples · classes]`, row by row.
+    pub logits: Vec<f64>,
+    /// The same under the old head: the last layer's original weights on the changed body. Absent where it was
+    /// not asked for or the model has no body.
+    pub old_head: Option<Vec<f64>>,
+}
+
+impl Answers {
+    /// The class answered for each sample: the greatest logit, the first of equals. A NaN is never greatest.
+    pub fn classes_of(logits: &[f64], classes: usize) -> Vec<usize> {
+        logits
+            .chunks(classes)
+            .map(|row| (0..classes).fold(0, |best, c| if row[c] > row[best] || row[best].is_nan() { c } else { best }))
+            .collect()
+    }
+    /// `log softmax` of each row.
+    pub fn log_probabilities(logits: &[f64], classes: usize) -> Vec<f64> {
+        let mut out = Vec::with_capacity(logits.len());
+        for row in logits.chunks(classes) {
+            let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = row.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
+            out.extend(row.iter().map(|z| z - top - log_sum));
+        }
+        out
+    }
+    /// False when a logit is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        self.logits.iter().chain(self.old_head.iter().flatten()).all(|v| v.is_finite())
+    }
+}
+
+/// Runs a classifier on samples with weights that are fed.
+pub struct Answerer {
+    graph: Graph,
+    session: Box<dyn Session>,
+    weight_ids: Vec<ValueId>,
+    head_ids: Vec<ValueId>,
+    /// Names of the last layer's weights.
+    pub head: Vec<String>,
+    classes: usize,
+    batch: usize,
+}
+
+impl Answerer {
+    /// Prepares the classifier for batches of up to `batch` samples; with `old_head` the last layer's old
+    /// weights are fed as well.
+    ///
+    /// # Errors
+    /// As [`Classifier::bind`] and [`Engine::prepare`].
+    pub fn new(classifier: &Classifier, engine: &dyn Engine, batch: usize, old_head: bool) -> Result<Self> {
+        let bound = classifier.bind(batch)?;
+        let mut graph = bound.graph;
+        let head = classifier.head(&graph)?;
+        let ids = head_weights(&graph, &head);
+        let names: Vec<String> = ids.iter().map(|&id| graph.label(id)).collect();
+        let weight_ids = graph.feed_weights();
+        let mut outputs = vec![head.logits];
+        let mut head_ids = Vec::new();
+        if old_head && ids.len() < weight_ids.len() {
+            outputs.push(second_head(&mut graph, head.logits, &ids, &mut head_ids)?);
+        }
+        graph.outputs = outputs;
+        let batch = graph.batch;
+        let session = engine.prepare(&graph)?;
+        Ok(Self { graph, session, weight_ids, head_ids, head: names, classes: head.classes, batch })
+    }
+
+    /// The answers to all samples under `weights`; `old` gives the old head's.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn answer(
+        &mut self,
+        weights: &Weights,
+        old: &Weights,
+        data: &Labelled,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Answers> {
+        let mut fixed = weights.feeds(&self.graph, &self.weight_ids)?;
+        for &id in &self.head_ids {
+            let name = self.graph.label(id);
+            let name = name.strip_prefix(OLD).unwrap_or(&name);
+            fixed.push(
+                old.get(name).cloned().ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?,
+            );
+        }
+        let mut out =
+            Answers { classes: self.classes, logits: Vec::new(), old_head: (!self.head_ids.is_empty()).then(Vec::new) };
+        for from in (0..data.len()).step_by(self.batch) {
+            let to = (from + self.batch).min(data.len());
+            let (inputs, _) = batch_feeds(&self.graph, data, from, to, self.batch)?;
+            let feeds: Vec<Tensor> =
+                inputs.into_iter().map(|(_, a)| Tensor::Host(a)).chain(fixed.iter().cloned()).collect();
+            let results = self.session.run(&feeds)?;
+            let take = (to - from) * self.classes;
+            let read = |i: usize, into: &mut Vec<f64>| -> Result<()> {
+                let t = results.get(i).ok_or_else(|| Error::internal("a session gave too few outputs"))?;
+                into.extend(t.to_array()?.to_f64().into_iter().take(take));
+                Ok(())
+            };
+            read(0, &mut out.logits)?;
+            if let Some(old) = &mut out.old_head {
+                read(1, old)?;
+            }
+            progress(to);
+        }
+        Ok(out)
+    }
+}
+
+/// Prefix of the inputs that hold the old head.
+const OLD: &str = "old head: ";
+
+/// Adds the logits again, computed from the same features with weights that are inputs of their own.
+fn second_head(g: &mut Graph, logits: ValueId, head: &[ValueId], inputs: &mut Vec<ValueId>) -> Result<ValueId> {
+    let from = g.clone();
+    let depends = passes::reached_from(&from, head);
+    let mut map: HashMap<ValueId, ValueId> =
+        from.ids().filter(|id| !depends[id.index()] && from.constant_of(*id).is_none()).map(|id| (id, id)).collect();
+    for &id in head {
+        let ty = from.value(id).ty.clone();
+        let old = g.input(format!("{OLD}{}", from.label(id)), ty, crate::graph::Batch::None);
+        map.insert(id, old);
+        inputs.push(old);
+    }
+    passes::replay(&from, g, &[logits], &mut map)?;
+    map.get(&logits).copied().ok_or_else(|| Error::internal("the logits do not depend on the head"))
+}

@@ -1,0 +1,178 @@
+//! Forgetting: Fisher of both class sets, a rule, its strength, and what the classifier answers then.
+
+pub mod answers;
+pub mod rewrite;
+pub mod rules;
+pub mod search;
+
+use crate::classifier::{Classifier, Weights};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::fisher::{self, Fisher};
+use crate::inputs::Labelled;
+use crate::tensor::Array;
+use answers::{Answerer, Answers};
+use rewrite::Basis;
+pub use rules::{Rule, Strength};
+use search::{Candidate, Trials};
+
+/// What is to be forgotten, and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Classes to forget; sorted, each once.
+    pub classes: Vec<usize>,
+    /// How strength is found.
+    pub method: Method,
+    /// Seed of the noise that the search adds to the inputs.
+    pub seed: u64,
+}
+
+/// Where the rule and its strengths come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Method {
+    /// Searched on the labelled inputs, among these rules.
+    Search(Vec<Rule>),
+    /// Given; for the ratio rule both signs are tried.
+    Fixed(Strength),
+}
+
+/// What stage the work is in, for progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Estimating the Fisher: samples done, of so many.
+    Fisher(usize, usize),
+    /// Searching the strength: candidates tried.
+    Search(usize),
+}
+
+/// What a run did.
+pub struct Outcome {
+    /// Rule and strengths that were taken.
+    pub strength: Strength,
+    /// All candidates that were tried, in order.
+    pub tried: Vec<Candidate>,
+    /// Answers to the labelled inputs before.
+    pub before: Answers,
+    /// Answers to the labelled inputs after.
+    pub after: Answers,
+    /// Change of every weight.
+    pub changes: Vec<Change>,
+    /// The new elements of every weight that changed.
+    pub new: Vec<(String, Array)>,
+    /// Why samples ran one by one, if they had to.
+    pub one_by_one: Option<String>,
+    /// Names of the last layer's weights.
+    pub head: Vec<String>,
+}
+
+/// How much a weight changed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Change {
+    /// Name of the initializer.
+    pub name: String,
+    /// Number of elements.
+    pub elements: usize,
+    /// Elements that are not what they were.
+    pub changed: usize,
+    /// `Σ|Δw|` of this weight over that of all weights; 0 to 1.
+    pub share: f64,
+    /// `‖Δw‖₂ / ‖w‖₂`.
+    pub relative: f64,
+}
+
+/// Forgets classes of a classifier, by what its answers to `data` say. Writes nothing.
+///
+/// # Errors
+/// When the classes or the inputs do not fit the model, or a result is not finite.
+pub fn forget(
+    classifier: &Classifier,
+    engine: &dyn Engine,
+    data: &Labelled,
+    request: &Request,
+    progress: &mut dyn FnMut(Stage),
+) -> Result<Outcome> {
+    let retained = check_classes(&request.classes, classifier.classes(), data)?;
+    let old = Weights::upload(engine, &classifier.bind(1)?)?;
+    let sets = [fisher::class_weights(data, &request.classes)?, fisher::class_weights(data, &retained)?];
+    let total = data.len();
+    let fisher = fisher::estimate(classifier, engine, &old, data, &sets, &mut |n| progress(Stage::Fisher(n, total)))?;
+    let basis = basis(&fisher, engine, &request.classes, &retained)?;
+    let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
+    let head = answerer.head.clone();
+    let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
+    let before = trials.before()?;
+    let mut count = 0;
+    let (strength, tried) = match &request.method {
+        Method::Fixed(s) => search::fixed(&mut trials, *s)?,
+        Method::Search(rules) => search::search(&mut trials, rules, &mut || {
+            count += 1;
+            progress(Stage::Search(count));
+        })?,
+    };
+    let (weights, after) = trials.at(&strength)?;
+    let (changes, new) = compare(&old, &weights)?;
+    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one: fisher.one_by_one, head })
+}
+
+/// Checks the classes to forget; returns the others that have inputs.
+fn check_classes(forgotten: &[usize], classes: usize, data: &Labelled) -> Result<Vec<usize>> {
+    if forgotten.is_empty() {
+        return Err(Error::invalid("no class to forget was named"));
+    }
+    if let Some(c) = forgotten.iter().find(|&&c| c >= classes) {
+        return Err(Error::invalid(format!(
+            "class {c} is out of range: the model has {classes} classes, 0 to {}",
+            classes - 1
+        )));
+    }
+    let by_class = data.by_class();
+    if let Some(c) = forgotten.iter().find(|c| !by_class.contains_key(c)) {
+        return Err(Error::invalid(format!("no labelled input belongs to class {c}, which is to be forgotten")));
+    }
+    let retained: Vec<usize> = by_class.into_keys().filter(|c| !forgotten.contains(c)).collect();
+    if retained.is_empty() {
+        return Err(Error::invalid("every class that has inputs would be forgotten; at least one has to be retained"));
+    }
+    Ok(retained)
+}
+
+fn basis(fisher: &Fisher, engine: &dyn Engine, forgotten: &[usize], retained: &[usize]) -> Result<Basis> {
+    let mut parts = fisher.split(engine)?.into_iter();
+    let (Some(f_f), Some(f_r)) = (parts.next(), parts.next()) else {
+        return Err(Error::internal("the Fisher lacks a set"));
+    };
+    let share = forgotten.len() as f64 / (forgotten.len() + retained.len()) as f64;
+    Ok(Basis { names: fisher.names.clone(), f_f, f_r, share })
+}
+
+/// Change of every weight, and the elements of those that changed.
+fn compare(old: &Weights, new: &Weights) -> Result<(Vec<Change>, Vec<(String, Array)>)> {
+    let (mut changes, mut arrays, mut sums) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, (a, b)) in old.names.iter().zip(old.tensors.iter().zip(&new.tensors)) {
+        let (before, after) = (a.to_array()?, b.to_array()?);
+        if !after.is_finite() {
+            return Err(Error::engine(format!(
+                "the new elements of '{name}' are not all finite; try a lesser strength"
+            )));
+        }
+        let (mut sum, mut square, mut norm, mut changed) = (0.0, 0.0, 0.0, 0);
+        for (x, y) in before.to_f64().into_iter().zip(after.to_f64()) {
+            let d: f64 = y - x;
+            changed += usize::from(x != y);
+            sum += d.abs();
+            square += d * d;
+            norm += x * x;
+        }
+        sums.push(sum);
+        let relative = if norm > 0.0 { (square / norm).sqrt() } else { 0.0 };
+        changes.push(Change { name: name.clone(), elements: before.len(), changed, share: 0.0, relative });
+        if changed > 0 {
+            arrays.push((name.clone(), after));
+        }
+    }
+    let total: f64 = sums.iter().sum();
+    for (c, s) in changes.iter_mut().zip(sums) {
+        c.share = if total > 0.0 { s / total } else { 0.0 };
+    }
+    Ok((changes, arrays))
+}

@@ -1,0 +1,85 @@
+//! Applies a rule to all weights in one run of the engine; new weights stay where they are made.
+
+use super::rules::{Operands, Rule, Strength};
+use crate::classifier::Weights;
+use crate::engine::{Engine, Session, Tensor};
+use crate::error::{Error, Result};
+use crate::graph::{Batch, Graph};
+use crate::tensor::{Array, DType, TensorType};
+
+/// What the rules read: the weights that carry a Fisher, and both Fishers in the weights' shapes.
+#[derive(Clone)]
+pub struct Basis {
+    /// Names of the weights.
+    pub names: Vec<String>,
+    /// Fisher of the classes to forget.
+    pub f_f: Vec<Tensor>,
+    /// Fisher of the classes to retain.
+    pub f_r: Vec<Tensor>,
+    /// `|F| / C`: the part of all classes that is forgotten.
+    pub share: f64,
+}
+
+/// A rule prepared for one model.
+pub struct Rewriter {
+    rule: Rule,
+    session: Box<dyn Session>,
+    old: Weights,
+    basis: Basis,
+    float: DType,
+}
+
+impl Rewriter {
+    /// Prepares a rule; everything but the strengths is bound.
+    ///
+    /// # Errors
+    /// When a weight lacks its Fisher, or the engine fails.
+    pub fn new(engine: &dyn Engine, rule: Rule, old: &Weights, basis: &Basis) -> Result<Self> {
+        let mut g = Graph::new(0);
+        let mut float = DType::F32;
+        let mut triples = Vec::new();
+        for name in &basis.names {
+            let ty = old.get(name).ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?.ty();
+            float = ty.dtype;
+            let mut add = |what: &str| g.input(format!("{what} {name}"), ty.clone(), Batch::None);
+            triples.push(Operands { w: add("w"), f_f: add("f_F"), f_r: add("f_R") });
+        }
+        let strengths: Vec<_> =
+            rule.strengths().iter().map(|s| g.input(*s, TensorType::new(float, []), Batch::None)).collect();
+        for (x, name) in triples.into_iter().zip(&basis.names) {
+            g.set_scope(name.clone());
+            let w = rule.push(&mut g, x, &strengths, basis.share)?;
+            g.outputs.push(w);
+        }
+        let session = engine.prepare(&g)?;
+        Ok(Self { rule, session, old: old.clone(), basis: basis.clone(), float })
+    }
+
+    /// All weights after the rule; those without a Fisher are the old ones.
+    ///
+    /// # Errors
+    /// When the strengths are another rule's, or the engine fails.
+    pub fn apply(&mut self, strength: &Strength) -> Result<Weights> {
+        if strength.rule() != self.rule {
+            return Err(Error::internal("strengths of another rule"));
+        }
+        let mut feeds = Vec::with_capacity(3 * self.basis.names.len() + 3);
+        for (i, name) in self.basis.names.iter().enumerate() {
+            let w = self
+                .old
+                .get(name)
+                .cloned()
+                .ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?;
+            feeds.extend([w, self.basis.f_f[i].clone(), self.basis.f_r[i].clone()]);
+        }
+        feeds.extend(strength.values().into_iter().map(|v| Tensor::Host(Array::full_float(self.float, &[], v))));
+        let changed = self.session.run(&feeds)?;
+        let mut all = self.old.clone();
+        for (name, t) in self.basis.names.iter().zip(changed) {
+            if let Some(i) = all.names.iter().position(|n| n == name) {
+                all.tensors[i] = t;
+            }
+        }
+        Ok(all)
+    }
+}

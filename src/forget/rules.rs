@@ -1,0 +1,148 @@
+//! The rules that change weights, written as nodes: they run wherever the model runs.
+
+use crate::error::Result;
+use crate::graph::{Attrs, Graph, ValueId};
+
+/// A rule with its strengths.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Strength {
+    /// `w_i ← w_i + sign · α_l η_i` with `η = f_F / f_R` and `α_l = min(λ1, λ2 / max_l η)` (Yamashita et al.,
+    /// arXiv 2306.05670, equations 7 to 9).
+    Ratio {
+        /// Cap on the step per unit of η.
+        lambda1: f64,
+        /// Cap on the greatest step of an initializer.
+        lambda2: f64,
+        /// +1 or −1.
+        sign: f64,
+    },
+    /// `w_i ← w_i · min(λ f_D / f_F, 1)` where `f_F > α f_D` (Foster et al., arXiv 2308.07707, equations 3 and 4).
+    Dampen {
+        /// How many times the Fisher of all classes the forget Fisher must exceed.
+        alpha: f64,
+        /// Scale of what is left.
+        lambda: f64,
+    },
+}
+
+/// Which rule, without its strengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// [`Strength::Ratio`]
+    Ratio,
+    /// [`Strength::Dampen`]
+    Dampen,
+}
+
+impl Strength {
+    /// Which rule this is.
+    pub fn rule(&self) -> Rule {
+        match self {
+            Self::Ratio { .. } => Rule::Ratio,
+            Self::Dampen { .. } => Rule::Dampen,
+        }
+    }
+    /// The strengths as the rule's graph takes them, in order.
+    pub fn values(&self) -> Vec<f64> {
+        match *self {
+            Self::Ratio { lambda1, lambda2, sign } => vec![lambda1, lambda2, sign],
+            Self::Dampen { alpha, lambda } => vec![alpha, lambda],
+        }
+    }
+}
+
+impl std::fmt::Display for Strength {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::Ratio { lambda1, lambda2, sign } => {
+                write!(f, "ratio, λ1 {lambda1:.4e}, λ2 {lambda2:.4e}, sign {}", if sign < 0.0 { '−' } else { '+' })
+            }
+            Self::Dampen { alpha, lambda } => write!(f, "dampen, α {alpha:.4}, λ {lambda:.4}"),
+        }
+    }
+}
+
+/// What a rule reads for one weight: values of equal shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands {
+    /// The weight.
+    pub w: ValueId,
+    /// Fisher of the classes to forget.
+    pub f_f: ValueId,
+    /// Fisher of the classes to retain.
+    pub f_r: ValueId,
+}
+
+impl Rule {
+    /// Names of the strengths, as on the command line.
+    pub fn strengths(self) -> &'static [&'static str] {
+        match self {
+            Self::Ratio => &["lambda1", "lambda2", "sign"],
+            Self::Dampen => &["alpha", "lambda"],
+        }
+    }
+    /// Adds the nodes that change one weight; `share` is `|F| / C`, the part of the classes that is forgotten.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn push(self, g: &mut Graph, x: Operands, strengths: &[ValueId], share: f64) -> Result<ValueId> {
+        match (self, strengths) {
+            (Self::Ratio, &[lambda1, lambda2, sign]) => ratio(g, x, lambda1, lambda2, sign),
+            (Self::Dampen, &[alpha, lambda]) => dampen(g, x, alpha, lambda, share),
+            _ => Err(crate::error::Error::internal("a rule was given the wrong number of strengths")),
+        }
+    }
+}
+
+fn op(g: &mut Graph, name: &str, inputs: &[ValueId]) -> Result<ValueId> {
+    g.push(name, inputs, Attrs::new())
+}
+
+/// `a / b` with 1 in the place of a zero `b`, so that no engine divides by zero; and where `b` is zero.
+fn guarded(g: &mut Graph, a: ValueId, b: ValueId) -> Result<(ValueId, ValueId)> {
+    let dtype = g.dtype(b);
+    let (zero, one) = (g.scalar(0.0, dtype), g.scalar(1.0, dtype));
+    let empty = op(g, "Equal", &[b, zero])?;
+    let b = op(g, "Where", &[empty, one, b])?;
+    Ok((op(g, "Div", &[a, b])?, empty))
+}
+
+/// Paper: `η = f_F / f_R`; `0/0` counts as 0 and `x/0` as the greatest finite η of the initializer.
+fn ratio(g: &mut Graph, x: Operands, lambda1: ValueId, lambda2: ValueId, sign: ValueId) -> Result<ValueId> {
+    let dtype = g.dtype(x.w);
+    let zero = g.scalar(0.0, dtype);
+    let (q, empty) = guarded(g, x.f_f, x.f_r)?;
+    let limit = g.scalar(if dtype == crate::tensor::DType::F64 { 1e300 } else { 1e38 }, dtype);
+    let small = op(g, "LessOrEqual", &[q, limit])?;
+    let q = op(g, "Where", &[small, q, limit])?;
+    let finite = op(g, "Where", &[empty, zero, q])?;
+    let top = g.push_some("ReduceMax", &[Some(finite)], Attrs::new().with("keepdims", 0))?;
+    let positive = op(g, "Greater", &[x.f_f, zero])?;
+    let unbounded = op(g, "And", &[empty, positive])?;
+    let eta = op(g, "Where", &[unbounded, top, finite])?;
+    // α_l = min(λ1, λ2 / max η)
+    let (cap, none) = guarded(g, lambda2, top)?;
+    let cap = op(g, "Where", &[none, lambda1, cap])?;
+    let lower = op(g, "Less", &[lambda1, cap])?;
+    let alpha = op(g, "Where", &[lower, lambda1, cap])?;
+    let alpha = op(g, "Mul", &[alpha, sign])?;
+    let step = op(g, "Mul", &[eta, alpha])?;
+    op(g, "Add", &[x.w, step])
+}
+
+/// `w · min(λ f_D / f_F, 1)` where `f_F > α f_D`, with `f_D = share · f_F + (1 − share) · f_R` over all classes.
+fn dampen(g: &mut Graph, x: Operands, alpha: ValueId, lambda: ValueId, share: f64) -> Result<ValueId> {
+    let dtype = g.dtype(x.w);
+    let (part, rest, one) = (g.scalar(share, dtype), g.scalar(1.0 - share, dtype), g.scalar(1.0, dtype));
+    let forget = op(g, "Mul", &[x.f_f, part])?;
+    let retain = op(g, "Mul", &[x.f_r, rest])?;
+    let f_d = op(g, "Add", &[forget, retain])?;
+    let bound = op(g, "Mul", &[f_d, alpha])?;
+    let chosen = op(g, "Greater", &[x.f_f, bound])?;
+    let (beta, _) = guarded(g, f_d, x.f_f)?;
+    let beta = op(g, "Mul", &[beta, lambda])?;
+    let below = op(g, "Less", &[beta, one])?;
+    let beta = op(g, "Where", &[below, beta, one])?;
+    let damped = op(g, "Mul", &[x.w, beta])?;
+    op(g, "Where", &[chosen, damped, x.w])
+}

@@ -1,0 +1,199 @@
+//! `.npz`: a zip file of NumPy arrays. Files are read with suspicion and written the same bytes every time.
+
+use super::raw::{Raw, assemble, checked_len};
+use super::{Expected, Labelled, MAX_BYTES, Options, npy};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::tensor::Array;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::path::Path;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+/// More arrays than this are no labelled inputs.
+const MAX_ENTRIES: usize = 10_000;
+/// Deflate cannot shrink data to less than one part in so many.
+const MAX_RATIO: u64 = 1032;
+
+/// An open `.npz` file.
+struct Npz<R> {
+    archive: ZipArchive<R>,
+    bytes: u64,
+}
+
+impl Npz<BufReader<File>> {
+    fn open(path: &Path) -> Result<Self> {
+        let cannot = |e: &io::Error| Error::io("cannot be read", e);
+        let file = File::open(path).map_err(|e| cannot(&e))?;
+        let bytes = file.metadata().map_err(|e| cannot(&e))?.len();
+        Self::new(BufReader::new(file), bytes)
+    }
+}
+
+impl<R: Read + Seek> Npz<R> {
+    fn new(reader: R, bytes: u64) -> Result<Self> {
+        let archive = ZipArchive::new(reader).map_err(|e| Error::format(format!("is no npz file: {e}")))?;
+        if archive.len() > MAX_ENTRIES {
+            return Err(Error::format(format!("holds {} arrays, more than {MAX_ENTRIES}", archive.len())));
+        }
+        Ok(Self { archive, bytes })
+    }
+    /// The arrays' names, sorted.
+    fn keys(&self) -> Vec<String> {
+        let mut all: Vec<_> =
+            self.archive.file_names().map(|n| n.strip_suffix(".npy").unwrap_or(n).to_owned()).collect();
+        all.sort();
+        all
+    }
+    fn get(&mut self, key: &str) -> Result<Raw> {
+        let name =
+            [format!("{key}.npy"), key.to_owned()].into_iter().find(|n| self.archive.index_for_name(n).is_some());
+        match name {
+            Some(name) => self.entry(&name).map_err(|e| e.at(format!("array {key:?}"))),
+            None => Err(Error::invalid(format!("no array {key:?}; the file holds {}", quoted(&self.keys())))),
+        }
+    }
+    fn entry(&mut self, name: &str) -> Result<Raw> {
+        let mut entry = self.archive.by_name(name).map_err(|e| Error::format(e.to_string()))?;
+        let (size, packed) = (entry.size(), entry.compressed_size());
+        let held = match entry.compression() {
+            CompressionMethod::Stored => packed,
+            _ => packed.saturating_mul(MAX_RATIO),
+        };
+        if packed > self.bytes || size > held {
+            return Err(Error::format(format!(
+                "{size} bytes are promised, the {} of the file cannot hold them",
+                self.bytes
+            )));
+        }
+        let header = npy::Header::read(&mut entry)?;
+        let n = checked_len(&header.shape)? as u64;
+        let data = n.checked_mul(header.elem.size()).filter(|&b| b <= MAX_BYTES);
+        let data = data.ok_or_else(|| Error::invalid(format!("shape {:?} is too large to be read", header.shape)))?;
+        if size != header.len + data {
+            return Err(Error::format(format!(
+                "shape {:?} of {} takes {} bytes, the file holds {size}",
+                header.shape,
+                header.elem,
+                header.len + data
+            )));
+        }
+        let raw = Raw::read(&mut entry, header.shape, header.elem, header.big_endian, header.fortran)?;
+        // the checksum is compared at the end of the entry
+        match entry.read(&mut [0]) {
+            Ok(0) => Ok(raw),
+            Ok(_) => Err(Error::format("more bytes than the header accounts for")),
+            Err(e) => Err(Error::format(e.to_string())),
+        }
+    }
+}
+
+fn quoted(names: &[String]) -> String {
+    match names {
+        [] => "no array".into(),
+        _ => names.iter().take(20).map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Labelled inputs from a file with `x`, `y` and one array per name in `expected.extra`.
+///
+/// # Errors
+/// When the file is not what it says, lacks an array, or its samples do not suit the model.
+pub fn load(path: &Path, expected: &Expected, options: &Options) -> Result<Labelled> {
+    let read = || {
+        let mut npz = Npz::open(path)?;
+        let x = npz.get("x")?.fit("x", &expected.sample.shape, false)?;
+        let y = npz.get("y")?.into_classes()?;
+        let extra = expected
+            .extra
+            .iter()
+            .map(|(name, ty)| Ok((name.clone(), npz.get(name)?.fit(name, &ty.shape, false)?)))
+            .collect::<Result<_>>()?;
+        assemble(x, y, extra, expected, options)
+    };
+    read().map_err(|e| e.at(path.display()))
+}
+
+/// Names of the arrays in a file, sorted.
+///
+/// # Errors
+/// When the file cannot be read or is no zip file.
+pub fn keys(path: &Path) -> Result<Vec<String>> {
+    Npz::open(path).map(|npz| npz.keys()).map_err(|e| e.at(path.display()))
+}
+
+/// One array of a file: integers come as int64, float16 as float32.
+///
+/// # Errors
+/// When the file is not what it says or holds no such array.
+pub fn read(path: &Path, key: &str) -> Result<Array> {
+    let read = || Npz::open(path)?.get(key)?.into_array();
+    read().map_err(|e| e.at(path.display()))
+}
+
+/// Writes labelled inputs: `x`, `y` as int64, then the extra inputs. Atomic; equal inputs give equal bytes.
+///
+/// # Errors
+/// When an extra input is named `x` or `y`, or the file cannot be written.
+pub fn save(path: &Path, inputs: &Labelled) -> Result<()> {
+    let y = inputs.labels();
+    let mut all = vec![("x", &inputs.x), ("y", &y)];
+    all.extend(inputs.extra.iter().map(|(k, a)| (k.as_str(), a)));
+    write(path, &all)
+}
+
+/// Writes arrays under their names, uncompressed like `numpy.savez`. Atomic; equal arrays give equal bytes.
+///
+/// # Errors
+/// When two arrays have one name, or the file cannot be written.
+pub fn write(path: &Path, arrays: &[(&str, &Array)]) -> Result<()> {
+    for (i, (name, _)) in arrays.iter().enumerate() {
+        if arrays[..i].iter().any(|(n, _)| n == name) {
+            return Err(Error::invalid(format!("two arrays named {name:?} cannot be written to one npz file")));
+        }
+    }
+    files::write_atomically(path, |file| {
+        pack(file, arrays).map_err(|e| e.at(format!("cannot write {}", path.display())))
+    })
+}
+
+fn pack(file: &mut BufWriter<File>, arrays: &[(&str, &Array)]) -> Result<()> {
+    let io = |e: io::Error| Error::io("npz", &e);
+    let bad = |e: zip::result::ZipError| Error::new(crate::Kind::Io, e.to_string());
+    let mut zip = ZipWriter::new(file);
+    for (name, array) in arrays {
+        // the default time stamp is a constant, the first of 1980
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .unix_permissions(0o644)
+            .large_file(array.len() as u64 > u64::from(u32::MAX) / 16);
+        zip.start_file(format!("{name}.npy"), options).map_err(bad)?;
+        match array {
+            Array::F32(a) => elements(&mut zip, "<f4", a, |v| v.to_le_bytes()),
+            Array::F64(a) => elements(&mut zip, "<f8", a, |v| v.to_le_bytes()),
+            Array::I64(a) => elements(&mut zip, "<i8", a, |v| v.to_le_bytes()),
+            Array::Bool(a) => elements(&mut zip, "|b1", a, |v| [u8::from(v)]),
+        }
+        .map_err(io)?;
+    }
+    zip.finish().map(drop).map_err(bad)
+}
+
+fn elements<T: Copy, const N: usize>(
+    w: &mut impl Write,
+    descr: &str,
+    a: &ndarray::ArcArray<T, ndarray::IxDyn>,
+    bytes: impl Fn(T) -> [u8; N],
+) -> io::Result<()> {
+    w.write_all(&npy::header(descr, a.shape()))?;
+    let mut buffer = Vec::with_capacity(N << 14);
+    for &v in a {
+        buffer.extend(bytes(v));
+        if buffer.len() >= N << 14 {
+            w.write_all(&buffer)?;
+            buffer.clear();
+        }
+    }
+    w.write_all(&buffer)
+}
