@@ -44,12 +44,16 @@ pub(super) fn candidates(options: &Options) -> Result<Vec<Adapter>> {
         None => Backends::PRIMARY | Backends::SECONDARY,
     };
     let software = options.allow_software || wanted.is_some();
+    let hardware = |i: &AdapterInfo| i.device_type != DeviceType::Cpu;
+    let suits = |i: &AdapterInfo| {
+        wanted.as_ref().is_none_or(|w| i.name.to_lowercase().contains(w))
+            && (software || hardware(i))
+            && i.backend != Backend::Noop
+    };
     let mut found: Vec<(Adapter, AdapterInfo)> = Vec::new();
-    // OpenGL opens display libraries, which takes time and may print: it is looked at only when the
-    // others have no hardware to offer
+    // OpenGL, which opens display libraries, is looked at only when the others have no hardware to offer
     for set in [backends - Backends::GL, backends & Backends::GL] {
-        let hardware = |(_, i): &(Adapter, AdapterInfo)| i.device_type != DeviceType::Cpu;
-        if set.is_empty() || found.iter().any(hardware) {
+        if set.is_empty() || found.iter().any(|(_, i)| suits(i) && hardware(i)) {
             continue;
         }
         let mut descriptor = InstanceDescriptor::new_without_display_handle();
@@ -62,11 +66,7 @@ pub(super) fn candidates(options: &Options) -> Result<Vec<Adapter>> {
         }));
     }
     let listed: Vec<String> = found.iter().map(|(_, i)| describe(i)).collect();
-    found.retain(|(_, i)| {
-        wanted.as_ref().is_none_or(|w| i.name.to_lowercase().contains(w))
-            && (software || i.device_type != DeviceType::Cpu)
-            && i.backend != Backend::Noop
-    });
+    found.retain(|(_, i)| suits(i));
     found.sort_by_key(|(_, i)| rank(i.device_type));
     if found.is_empty() {
         return Err(none(wanted.as_deref(), backends, &listed));

@@ -102,7 +102,9 @@ impl Gpu {
         let slot = trouble.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| first(&slot, one_line(&e.to_string()))));
         let slot = trouble.clone();
-        device.set_device_lost_callback(move |_, message| first(&slot, format!("device lost: {}", one_line(&message))));
+        device.set_device_lost_callback(move |_, message| {
+            first(&slot, format!("device lost {}", one_line(&message)).trim().to_owned())
+        });
         Ok(Self {
             device,
             queue,
@@ -130,10 +132,12 @@ impl Gpu {
         let result = f();
         // scopes nest: the one pushed last is popped first; all are popped, whatever they say
         let reported: Vec<_> = scopes.into_iter().rev().filter_map(|s| pollster::block_on(s.pop())).collect();
+        // calls on a lost device do nothing and report nothing; only polling tells
+        self.poll(PollType::Poll)?;
         let value = result?;
         match reported.first() {
             Some(e) => Err(self.failed(&one_line(&e.to_string()))),
-            None => self.alive().map(|()| value),
+            None => Ok(value),
         }
     }
 
@@ -151,13 +155,16 @@ impl Gpu {
     /// # Errors
     /// When the device is lost.
     pub(super) fn wait(&self, until: SubmissionIndex) -> Result<()> {
-        let poll = || self.device.poll(PollType::Wait { submission_index: Some(until), timeout: None });
-        // wgpu panics when a device is lost while it is polled
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)) {
+        self.poll(PollType::Wait { submission_index: Some(until), timeout: None })
+    }
+
+    fn poll(&self, what: PollType) -> Result<()> {
+        // wgpu panics when it finds the device lost while it polls
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.device.poll(what))) {
             Ok(Ok(_)) => self.alive(),
             Ok(Err(e)) => Err(self.failed(&one_line(&e.to_string()))),
             Err(_) => {
-                lock(&self.trouble).get_or_insert_with(|| "device lost while waiting for it".to_owned());
+                lock(&self.trouble).get_or_insert_with(|| "device lost".to_owned());
                 self.alive()
             }
         }
@@ -228,4 +235,63 @@ impl Gpu {
 /// wgpu explains itself on several indented lines; messages here have one.
 pub(super) fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Options, WgpuEngine};
+    use crate::Kind;
+    use crate::engine::Engine;
+    use crate::graph::{Attrs, Batch, Graph};
+    use crate::ops::{Bind, Params, Shader, Step};
+    use crate::tensor::{Array, DType, TensorType};
+
+    fn engine() -> Option<WgpuEngine> {
+        match WgpuEngine::new(&Options { allow_software: true, ..Options::default() }) {
+            Ok(e) => Some(e),
+            Err(e) if std::env::var_os("ONNX_UNLEARN_REQUIRE_ENGINES").is_some() => panic!("{e}"),
+            Err(e) => {
+                println!("skipped: {e}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_device_is_an_error() {
+        let Some(engine) = engine() else { return };
+        let mut g = Graph::new(0);
+        let x = g.input("x", TensorType::new(DType::F32, [2]), Batch::None);
+        g.outputs = vec![g.push("Neg", &[x], Attrs::new()).unwrap()];
+        let mut session = engine.prepare(&g).unwrap();
+        let feed = Array::full(&[2], 1.0f32);
+        let out = session.run(&[feed.clone().into()]).unwrap();
+        // work that is still under way would delay the news
+        out[0].to_array().unwrap();
+        engine.gpu.device.destroy();
+        let tries = [
+            ("download", out[0].to_array().err()),
+            ("run", session.run(&[feed.clone().into()]).err()),
+            ("upload", engine.upload(&feed).err()),
+            ("prepare", engine.prepare(&g).err()),
+        ];
+        for (what, e) in tries {
+            assert_eq!(e.map(|e| e.kind()), Some(Kind::Engine), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_broken_shader_is_an_error_and_harms_nothing() {
+        let Some(engine) = engine() else { return };
+        let step = |source| Step {
+            shader: Shader { name: "broken", source },
+            overrides: vec![],
+            binds: vec![Bind::Output(0)],
+            params: Params::new(),
+            grid: [1, 1, 1],
+        };
+        let e = engine.gpu.pipeline(&step("fn main() { nonsense }")).err().unwrap();
+        assert!(e.kind() == Kind::Engine && e.to_string().contains("broken") && !e.to_string().contains('\n'), "{e}");
+        assert_eq!(engine.upload(&Array::ints(&[4])).unwrap().to_array().unwrap(), Array::ints(&[4]));
+    }
 }

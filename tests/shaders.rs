@@ -1,0 +1,241 @@
+//! Every kernel of every case against its WGSL, without a GPU: it validates, stays inside WebGPU's
+//! default limits, and has the parameters, overrides and bindings that the kernel hands it.
+
+mod common;
+
+use common::{build, with_gradients};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, ArraySize, Module, Scalar, StorageAccess, TypeInner};
+use onnx_unlearn::graph::Graph;
+use onnx_unlearn::ops::{self, Bind, Gradient, Kernel, Step};
+use onnx_unlearn::tensor::DType;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// WebGPU's default limits: <https://www.w3.org/TR/webgpu/#limits>.
+mod limit {
+    pub const STORAGE_BUFFERS: usize = 8;
+    pub const INVOCATIONS: u32 = 256;
+    pub const WORKGROUP_BYTES: u32 = 16 << 10;
+    pub const WORKGROUPS: u32 = 65_535;
+}
+
+type Check = Result<(), String>;
+
+/// Shaders parsed and validated once.
+#[derive(Default)]
+struct Shaders(BTreeMap<&'static str, Result<Module, String>>);
+
+impl Shaders {
+    fn get(&mut self, shader: ops::Shader) -> Result<&Module, String> {
+        let parsed = self.0.entry(shader.name).or_insert_with(|| {
+            let module = naga::front::wgsl::parse_str(shader.source).map_err(|e| e.emit_to_string(shader.source))?;
+            let info = validated(&module)?;
+            check_module(&module, &info)?;
+            Ok(module)
+        });
+        parsed.as_ref().map_err(Clone::clone)
+    }
+}
+
+fn validated(module: &Module) -> Result<ModuleInfo, String> {
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    validator.validate(module).map_err(|e| format!("{:?}", e.into_inner()))
+}
+
+fn ensure(good: bool, why: impl FnOnce() -> String) -> Check {
+    if good { Ok(()) } else { Err(why()) }
+}
+
+/// What holds for a shader whatever the step: one entry point `main`, nothing read beyond its bindings'
+/// ends by asking for their length (buffers are larger than their tensors), no float atomics.
+fn check_module(module: &Module, _: &ModuleInfo) -> Check {
+    ensure(module.entry_points.len() == 1 && module.entry_points[0].name == "main", || {
+        "the only entry point has to be main".to_owned()
+    })?;
+    let functions = module.functions.iter().map(|(_, f)| f).chain(module.entry_points.iter().map(|e| &e.function));
+    for f in functions {
+        ensure(!f.expressions.iter().any(|(_, e)| matches!(e, naga::Expression::ArrayLength(_))), || {
+            "arrayLength is not the tensor's length; take it from params".to_owned()
+        })?;
+    }
+    Ok(())
+}
+
+/// Checks a step with its overrides put into the shader.
+fn check_step(module: &Module, step: &Step) -> Check {
+    ensure(step.binds.len() < limit::STORAGE_BUFFERS, || format!("{} buffers and params", step.binds.len()))?;
+    ensure(step.grid.iter().all(|&g| g <= limit::WORKGROUPS), || format!("grid {:?}", step.grid))?;
+    let mut constants = naga::back::PipelineConstants::default();
+    for (name, value) in &step.overrides {
+        ensure(module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name)), || {
+            format!("the shader has no override {name}")
+        })?;
+        constants.insert((*name).to_owned(), *value);
+    }
+    let info = validated(module)?;
+    let stage = Some((naga::ShaderStage::Compute, "main"));
+    let (module, _) = naga::back::pipeline_constants::process_overrides(module, &info, stage, &constants)
+        .map_err(|e| format!("overrides {:?}: {e:?}", step.overrides))?;
+    check_workgroup(&module)?;
+    check_bindings(&module, step)
+}
+
+fn check_workgroup(module: &Module) -> Check {
+    let size = module.entry_points[0].workgroup_size;
+    ensure(size.iter().product::<u32>() <= limit::INVOCATIONS && size[2] <= 64, || format!("workgroup size {size:?}"))?;
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).map_err(|e| format!("{e:?}"))?;
+    let shared: u32 = module
+        .global_variables
+        .iter()
+        .filter(|(_, v)| v.space == AddressSpace::WorkGroup)
+        .map(|(_, v)| layouter[v.ty].size.next_multiple_of(16))
+        .sum();
+    ensure(shared <= limit::WORKGROUP_BYTES, || format!("{shared} bytes of workgroup memory"))
+}
+
+fn check_bindings(module: &Module, step: &Step) -> Check {
+    let mut bound: Vec<_> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, v)| v.binding.as_ref().map(|b| (b.group, b.binding, v)))
+        .collect();
+    bound.sort_by_key(|&(group, binding, _)| (group, binding));
+    let numbers: Vec<_> = bound.iter().map(|&(g, b, _)| (g, b)).collect();
+    let want: Vec<_> = (0..=step.binds.len() as u32).map(|b| (0, b)).collect();
+    ensure(numbers == want, || format!("bindings {numbers:?}, the step has {want:?}"))?;
+    for ((_, binding, v), bind) in bound.iter().zip(step.binds.iter().map(Some).chain([None])) {
+        let access = match bind {
+            Some(Bind::Output(_) | Bind::Scratch(_)) => StorageAccess::LOAD | StorageAccess::STORE,
+            Some(Bind::Input(_)) | None => StorageAccess::LOAD,
+        };
+        ensure(v.space == AddressSpace::Storage { access }, || {
+            format!("binding {binding} ({:?}) is {:?}, the step binds {bind:?}", v.name, v.space)
+        })?;
+    }
+    let (_, _, params) = bound[step.binds.len()];
+    ensure(params.name.as_deref() == Some("params"), || format!("the last binding is {:?}", params.name))?;
+    check_params(module, params.ty, step)
+}
+
+/// Every member of `Params` by name, order, offset and size.
+fn check_params(module: &Module, ty: naga::Handle<naga::Type>, step: &Step) -> Check {
+    let TypeInner::Struct { members, .. } = &module.types[ty].inner else {
+        return Err("params is no struct".to_owned());
+    };
+    let mut shader = Vec::new();
+    for m in members {
+        let words = match module.types[m.ty].inner {
+            TypeInner::Scalar(Scalar { width: 4, .. }) => 1,
+            TypeInner::Array { base, size: ArraySize::Constant(n), stride: 4 } => {
+                let word = matches!(module.types[base].inner, TypeInner::Scalar(Scalar { width: 4, .. }));
+                ensure(word, || format!("member {:?} is no array of words", m.name))?;
+                n.get()
+            }
+            ref other => return Err(format!("member {:?} is {other:?}", m.name)),
+        };
+        shader.push((m.name.clone().unwrap_or_default(), m.offset, words));
+    }
+    let mut offset = 0;
+    let mut given = Vec::new();
+    for (name, words) in step.params.members() {
+        given.push((name.to_owned(), offset, words as u32));
+        offset += 4 * words as u32;
+    }
+    ensure(shader == given, || format!("Params is {shader:?}, the step has {given:?}"))
+}
+
+fn check_graph(shaders: &mut Shaders, graph: &Graph) -> Check {
+    for node in graph.nodes() {
+        let name = node.op.spec().name;
+        let kernel = node.op.kernel(&graph.view_of(node)).map_err(|e| format!("{name}: {e}"))?;
+        let Kernel::Steps { steps, scratch } = kernel else { continue };
+        for step in &steps {
+            let place = |e: String| format!("{name}, shader {}: {e}", step.shader.name);
+            let exists = step.binds.iter().all(|b| match *b {
+                Bind::Input(i) => node.inputs.get(i).is_some_and(Option::is_some),
+                Bind::Output(i) => node.outputs.get(i).is_some_and(Option::is_some),
+                Bind::Scratch(i) => i < scratch.len(),
+            });
+            ensure(exists, || place(format!("{:?} names what the node does not have", step.binds)))?;
+            let module = shaders.get(step.shader).map_err(place)?;
+            check_step(module, step).map_err(place)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn kernels_match_their_shaders() {
+    let mut shaders = Shaders::default();
+    let mut failures = BTreeSet::new();
+    for op in ops::table() {
+        for case in op.cases() {
+            let mut check = || -> Check {
+                let text = |e: onnx_unlearn::Error| e.to_string();
+                let built = build(op, &case, DType::F32).map_err(text)?;
+                check_graph(&mut shaders, &built.graph)?;
+                if case.gradient == Gradient::Checked {
+                    let built = with_gradients(built, &case, DType::F32).map_err(text)?;
+                    check_graph(&mut shaders, &built.graph)?;
+                }
+                Ok(())
+            };
+            if let Err(e) = check() {
+                failures.insert(format!("{}: {e}", case.name));
+            }
+        }
+    }
+    println!("{} shaders", shaders.0.len());
+    let failures: Vec<_> = failures.into_iter().collect();
+    assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n"));
+
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+    let files: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .filter_map(|f| f.unwrap().file_name().to_str()?.strip_suffix(".wgsl").map(str::to_owned))
+        .collect();
+    let used: BTreeSet<String> = shaders.0.keys().map(|&k| k.to_owned()).collect();
+    let idle: Vec<_> = files.difference(&used).collect();
+    assert!(idle.is_empty(), "no case uses {idle:?}");
+}
+
+#[test]
+fn a_wrong_shader_is_found() {
+    let step = |source: &'static str| Step {
+        shader: ops::Shader { name: "test", source },
+        overrides: vec![("OP", 1.0)],
+        binds: vec![Bind::Input(0), Bind::Output(0)],
+        params: ops::Params::new().u("n", 1).list::<2>("shape", &[1, 1], 1),
+        grid: [1, 1, 1],
+    };
+    const GOOD: &str = "struct Params { n: u32, shape: array<u32, 2> }
+        @group(0) @binding(0) var<storage, read> x: array<f32>;
+        @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+        @group(0) @binding(2) var<storage, read> params: Params;
+        override OP: u32 = 0u;
+        @compute @workgroup_size(64)
+        fn main(@builtin(global_invocation_id) id: vec3<u32>) { if id.x < params.n { y[id.x] = x[id.x] * f32(OP); } }";
+    let check = |source: &'static str| {
+        let step = step(source);
+        Shaders::default().get(step.shader).and_then(|m| check_step(m, &step))
+    };
+    assert_eq!(check(GOOD), Ok(()));
+    for (from, to) in [
+        ("n: u32, shape: array<u32, 2>", "shape: array<u32, 2>, n: u32"),
+        ("array<u32, 2>", "array<u32, 3>"),
+        ("n: u32", "count: u32"),
+        ("read_write", "read"),
+        ("read> x", "read_write> x"),
+        ("binding(2)", "binding(3)"),
+        ("override OP", "override OTHER"),
+        ("size(64)", "size(64, 8)"),
+        ("< params.n", "< arrayLength(&x)"),
+        ("f32(OP)", "OP"),
+        ("f32(OP)", "f32(OP) + w[0]; } var<workgroup> w: array<f32, 4097>; fn g() { _ = w[0]"),
+    ] {
+        let source = GOOD.replace("params.n", if from == "n: u32" { "params.count" } else { "params.n" });
+        let wrong: &'static str = source.replace(from, to).leak();
+        assert!(check(wrong).is_err(), "'{from}' replaced by '{to}' goes unnoticed");
+    }
+}
