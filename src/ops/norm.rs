@@ -4,7 +4,7 @@
 use super::support::{PARALLEL, float_type, given};
 use super::{Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d, reshape};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId, batch};
+use crate::graph::{Attrs, Batch, Graph, OPSET, ValueId, batch};
 use crate::tensor::{Array, TensorType};
 use rayon::prelude::*;
 
@@ -322,6 +322,9 @@ impl Op for Norm {
                 case("every channel", &[&[3, 2, 2, 3], &[2], &[2]]).attr("num_groups", 2),
             ],
         }
+    }
+    fn opset(&self, _: &NodeView) -> i64 {
+        self.version.max(OPSET)
     }
     fn import(
         &self,
