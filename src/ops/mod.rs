@@ -189,4 +189,4 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter }
+families! { unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter }
