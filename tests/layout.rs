@@ -37,7 +37,8 @@ fn gradients(net: Net, x: &Array, weights: &[Array], seed: &dyn Fn(&[usize]) -> 
     let w: Vec<ValueId> = weights.iter().enumerate().map(|(i, w)| g.weight(format!("w{i}"), w.clone())).collect();
     let y = net(&mut g, fed, &w, i64::try_from(n).unwrap())?;
     let r = seed(g.shape(y));
-    let dy = g.input("dy", TensorType::new(DType::F64, r.shape()), Batch::LEADING);
+    let batch = g.value(y).batch;
+    let dy = g.input("dy", TensorType::new(DType::F64, r.shape()), batch);
     let dw = backward(&mut g, &[(y, dy)], &w, Samples::Apart)?;
     g.outputs = dw.into_iter().map(Option::unwrap).collect();
     Cpu.prepare(&g)?.run(&[x.clone().into(), r.into()])?.iter().map(Tensor::to_array).collect()

@@ -107,7 +107,7 @@ fn check_bindings(module: &Module, step: &Step) -> Check {
     for ((_, binding, v), bind) in bound.iter().zip(step.binds.iter().map(Some).chain([None])) {
         let access = match bind {
             Some(Bind::Output(_) | Bind::Scratch(_)) => StorageAccess::LOAD | StorageAccess::STORE,
-            Some(Bind::Input(_)) | None => StorageAccess::LOAD,
+            Some(Bind::Input(_) | Bind::Filled(_)) | None => StorageAccess::LOAD,
         };
         ensure(v.space == AddressSpace::Storage { access }, || {
             format!("binding {binding} ({:?}) is {:?}, the step binds {bind:?}", v.name, v.space)
@@ -155,7 +155,7 @@ fn check_graph(shaders: &mut Shaders, graph: &Graph) -> Check {
             let exists = step.binds.iter().all(|b| match *b {
                 Bind::Input(i) => node.inputs.get(i).is_some_and(Option::is_some),
                 Bind::Output(i) => node.outputs.get(i).is_some_and(Option::is_some),
-                Bind::Scratch(i) => i < scratch.len(),
+                Bind::Scratch(i) | Bind::Filled(i) => i < scratch.len(),
             });
             ensure(exists, || place(format!("{:?} names what the node does not have", step.binds)))?;
             let module = shaders.get(step.shader).map_err(place)?;

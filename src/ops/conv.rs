@@ -112,8 +112,7 @@ impl Op for Conv {
         Ok(())
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let _ = n;
-        Err(Error::unsupported("no kernel yet"))
+        Self::layout(n)?.conv_kernel(n.optional(2).is_some())
     }
     fn cases(&self) -> Vec<Case> {
         let case = |name: &str, shapes: &[&[usize]]| Case::new(&format!("Conv {name}"), shapes);

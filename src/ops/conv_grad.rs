@@ -2,6 +2,7 @@
 
 use super::conv::{check_floats, groups, planes};
 use super::correlate::Layout;
+use super::correlate_gpu::Sum;
 use super::support::{float_type, given};
 use super::window::{Window, kernel_shape, sized};
 use super::{Case, Kernel, NodeView, Op, Spec, Vjp, reshape, transpose};
@@ -100,8 +101,7 @@ impl Op for ConvGradWeight {
         Err(b.not_differentiable(0, "second derivatives of Conv are not needed"))
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let _ = n;
-        Err(Error::unsupported("no kernel yet"))
+        layout(n)?.weight_gradient_kernel(if Self::per_sample(n)? { Sum::Apart } else { Sum::Samples })
     }
     fn cases(&self) -> Vec<Case> {
         let mut cases = grad_cases("ConvGradWeight");
@@ -239,8 +239,8 @@ impl Op for ConvGradWeightSquared {
         Err(b.not_differentiable(0, "the Fisher information is not differentiated"))
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let _ = n;
-        Err(Error::unsupported("no kernel yet"))
+        let l = layout(n)?;
+        l.weight_gradient_kernel(Sum::Squares(Self::sums(n, &l)?))
     }
     fn cases(&self) -> Vec<Case> {
         let with = |sums: usize| {

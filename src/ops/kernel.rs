@@ -28,6 +28,8 @@ pub enum Bind {
     Output(usize),
     /// Scratch buffer of the kernel; bound read-write.
     Scratch(usize),
+    /// Scratch buffer that an earlier step filled; bound read-only.
+    Filled(usize),
 }
 
 /// One parameter, by the name of its member in the WGSL struct `Params`.

@@ -1,13 +1,14 @@
 //! Pooling: <https://onnx.ai/onnx/operators/onnx__MaxPool.html> and its neighbours.
 
 use super::conv::planes;
+use super::correlate_gpu::window_params;
 use super::linalg::Real;
 use super::support::{float_type, given};
 use super::window::{Window, kernel_shape, sized};
-use super::{Arg, Case, Kernel, NodeView, Op, Sampler, Spec, Vjp, find, reshape};
+use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, find, grid_1d, reshape};
 use crate::each_type;
 use crate::error::{Error, Result};
-use crate::graph::{Attr, Attrs, Batch, Graph, ValueId, batch};
+use crate::graph::{Attr, Attrs, Batch, Graph, OPSET, ValueId, batch};
 use crate::tensor::{Array, DType, Element, TensorType};
 use rayon::prelude::*;
 
@@ -22,6 +23,29 @@ fn window(n: &NodeView) -> Result<(Window, usize)> {
         )));
     }
     Ok((w, rows * channels))
+}
+
+/// The numbers that `shaders/pool.wgsl` makes of a window.
+const MAX: u8 = 0;
+const PLACE: u8 = 1;
+const MEAN: u8 = 2;
+
+/// The step that writes one of them to output `output`.
+fn step(n: &NodeView, w: &Window, planes: usize, op: u8, pads: bool, output: usize) -> Result<Step> {
+    let axes = w.three()?;
+    let len = planes * w.positions();
+    let int = !n.dtype(0)?.is_float();
+    Ok(Step {
+        shader: crate::shader!("pool"),
+        overrides: vec![
+            ("OP", f64::from(op)),
+            ("COUNT_PADS", f64::from(u8::from(pads))),
+            ("INT", f64::from(u8::from(int))),
+        ],
+        binds: vec![Bind::Input(0), Bind::Output(output)],
+        params: window_params(Params::new().u("elements", len), &axes).list::<3>("end", &axes.map(|a| a.end), 0),
+        grid: grid_1d(len),
+    })
 }
 
 /// Batch and channels of `x` with other spatial axes.
@@ -60,6 +84,9 @@ impl Op for MaxPool {
         Spec::new("MaxPool", 22, (1, 1)).outputs(1, 2)
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        if n.dtype(0)? == DType::Bool {
+            return Err(Error::format("the maximum of bool"));
+        }
         let order = n.int("storage_order", 0)?;
         if order != 0 && n.wants(1) {
             return Err(n.unsupported("storage_order", order));
@@ -90,8 +117,10 @@ impl Op for MaxPool {
         Ok(())
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let _ = n;
-        Err(Error::unsupported("no kernel yet"))
+        let (w, planes) = window(n)?;
+        let ops = [MAX, PLACE].into_iter().enumerate().filter(|&(i, _)| n.wants(i));
+        let steps = ops.map(|(i, op)| step(n, &w, planes, op, false, i));
+        Ok(Kernel::many(steps.collect::<Result<_>>()?))
     }
     fn cases(&self) -> Vec<Case> {
         let case = |name: &str, shape: &[usize], kernel: &[i64]| {
@@ -192,8 +221,15 @@ impl Op for MaxPoolGrad {
         Err(b.not_differentiable(0, "second derivatives of MaxPool are not needed"))
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let _ = n;
-        Err(Error::unsupported("no kernel yet"))
+        let (shape, w) = Self::parse(n)?;
+        let len = shape.iter().product();
+        Ok(Kernel::one(Step {
+            shader: crate::shader!("max_pool_grad"),
+            overrides: Vec::new(),
+            binds: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
+            params: window_params(Params::new().u("elements", len), &w.three()?),
+            grid: grid_1d(len),
+        }))
     }
     fn cases(&self) -> Vec<Case> {
         // x [2, 1, 3, 4], kernel 2 × 2, stride 1: windows share elements
@@ -296,8 +332,9 @@ impl Op for AveragePool {
         Ok(())
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let _ = n;
-        Err(Error::unsupported("no kernel yet"))
+        let (w, planes) = window(n)?;
+        let pads = n.int("count_include_pad", 0)? != 0;
+        Ok(Kernel::one(step(n, &w, planes, MEAN, pads, 0)?))
     }
     fn cases(&self) -> Vec<Case> {
         let case = |name: &str, shape: &[usize], kernel: &[i64]| {
@@ -307,6 +344,9 @@ impl Op for AveragePool {
             case(&format!("{name} counting pads"), shape, kernel).attr("count_include_pad", 1)
         };
         [pool_cases(&case), pool_cases(&with_pads)].concat()
+    }
+    fn opset(&self, n: &NodeView) -> i64 {
+        if n.attrs.get("dilations").is_some() { 19 } else { OPSET }
     }
     fn import(
         &self,
@@ -320,9 +360,6 @@ impl Op for AveragePool {
             return Err(Error::format(format!(
                 "attribute dilations = {d:?} came with opset 19, this is opset {opset}"
             )));
-        }
-        if attrs.get("dilations").is_some() {
-            g.opset = g.opset.max(19);
         }
         g.push_multi(&Self, inputs, attrs, wanted)
     }
@@ -411,8 +448,9 @@ impl Op for Global {
         Ok(())
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let _ = n;
-        Err(Error::unsupported("no kernel yet"))
+        let (rows, channels, _) = planes(n.shape(0)?)?;
+        let op = if self.max { MAX } else { MEAN };
+        Ok(Kernel::one(step(n, &Self::window(n)?, rows * channels, op, false, 0)?))
     }
     fn cases(&self) -> Vec<Case> {
         let case = |name: &str, shape: &[usize]| {
