@@ -199,6 +199,6 @@ macro_rules! families {
 
 // One word a family; see docs/adding-an-op.md.
 families! {
-    unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm batch_norm softmax
+    unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm batch_norm softmax
     reduce arg squares gather scatter
 }
