@@ -194,5 +194,5 @@ macro_rules! families {
 // One word a family; see docs/adding-an-op.md.
 families! {
     unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm batch_norm softmax
-    reduce arg squares gather scatter
+    reduce arg squares gather scatter variadic lrn
 }
