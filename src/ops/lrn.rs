@@ -1,10 +1,10 @@
 //! Local response normalization: <https://onnx.ai/onnx/operators/onnx__LRN.html>.
 
 use super::support::{float_type, given};
-use super::{Bind, Case, Kernel, NodeView, Op, Params, Spec, Step, Vjp, grid_1d};
+use super::{Bind, Case, Kernel, NodeView, Op, Params, Spec, Step, Vjp, grid_1d, reshape};
 use crate::error::{Error, Result};
-use crate::graph::{Batch, batch};
-use crate::tensor::{Array, TensorType};
+use crate::graph::{Attrs, Batch, Graph, ValueId, batch};
+use crate::tensor::{Array, DType, TensorType};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -36,6 +36,27 @@ impl Settings {
             bias: n.float("bias", 1.0)?,
             around: [samples, channels, spatial.iter().product()],
         })
+    }
+    /// The constant `B [channels, channels]` with which `B x²` sums over the windows.
+    fn band(&self, g: &mut Graph, dtype: DType) -> Result<ValueId> {
+        let channels = self.around[1];
+        let mut band = vec![0.0f64; channels * channels];
+        for c in 0..channels {
+            band[c * channels..][self.window(c)].fill(1.0);
+        }
+        Ok(g.constant(Array::from_vec(&[channels, channels], band)?.to_float(dtype)))
+    }
+    /// Emits `s = bias + alpha / size · B x²` and `s^(−beta)`; `x` is `[outer, channels, inner]`.
+    fn power(&self, g: &mut Graph, x: ValueId, band: ValueId) -> Result<[ValueId; 2]> {
+        let dtype = g.dtype(x);
+        let squares = g.push("Mul", &[x, x], Attrs::new())?;
+        let sums = g.push("MatMul", &[band, squares], Attrs::new())?;
+        let factor = g.scalar(self.alpha / self.size as f64, dtype);
+        let scaled = g.push("Mul", &[sums, factor], Attrs::new())?;
+        let bias = g.scalar(self.bias, dtype);
+        let base = g.push("Add", &[scaled, bias], Attrs::new())?;
+        let exponent = g.scalar(-self.beta, dtype);
+        Ok([base, g.push("Pow", &[base, exponent], Attrs::new())?])
     }
     /// The channels that channel `c` is measured by.
     fn window(&self, c: usize) -> Range<usize> {
@@ -84,29 +105,18 @@ impl Op for Lrn {
         // where B sums over a window of channels
         let s = Settings::of(&b.view())?;
         let (x, y, dy) = (b.x(0)?, b.y(0)?, b.dy()?);
-        let (shape, channels, factor) = (b.shape(x), s.around[1], s.alpha / s.size as f64);
-        let mut band = vec![0.0f64; channels * channels];
-        for c in 0..channels {
-            band[c * channels..][s.window(c)].fill(1.0);
-        }
-        let dtype = b.dtype(x);
-        let band = Array::from_vec(&[channels, channels], band)?.to_float(dtype);
-        let band = b.graph().constant(band);
+        let (shape, dtype) = (b.shape(x), b.dtype(x));
+        let band = s.band(b.graph(), dtype)?;
         let across = b.transpose(band, &[1, 0])?;
         let x = b.reshape(x, &s.around)?;
         let (y, dy) = (b.reshape(y, &s.around)?, b.reshape(dy, &s.around)?);
-        let squares = b.mul(x, x)?;
-        let sums = b.op("MatMul", &[band, squares])?;
-        let scaled = b.scale(sums, factor)?;
-        let base = b.shift(scaled, s.bias)?;
-        let exponent = b.scalar_like(-s.beta, base);
-        let power = b.op("Pow", &[base, exponent])?;
+        let [base, power] = s.power(b.graph(), x, band)?;
         let direct = b.mul(dy, power)?;
         let product = b.mul(dy, y)?;
         let share = b.div(product, base)?;
         let spread = b.op("MatMul", &[across, share])?;
         let spread = b.mul(spread, x)?;
-        let taken = b.scale(spread, 2.0 * s.beta * factor)?;
+        let taken = b.scale(spread, 2.0 * s.alpha * s.beta / s.size as f64)?;
         let dx = b.sub(direct, taken)?;
         let dx = b.reshape(dx, &shape)?;
         b.set_dx(0, dx);
@@ -142,6 +152,22 @@ impl Op for Lrn {
             case("wider than the channels", &[2, 3, 4], 9),
             case("one", &[3, 4, 2], 1),
         ]
+    }
+    fn lower(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs) -> Result<Option<Vec<ValueId>>> {
+        let Some(Some(x)) = inputs.first().copied() else {
+            return Ok(None);
+        };
+        let s = Settings::of(&g.view(self, "LRN", inputs, attrs, &[true]))?;
+        let shape = g.shape(x).to_vec();
+        // ONNX Runtime does no others
+        if shape.len() == 4 && s.size % 2 == 1 {
+            return Ok(None);
+        }
+        let x = reshape(g, x, &s.around)?;
+        let band = s.band(g, g.dtype(x))?;
+        let [_, power] = s.power(g, x, band)?;
+        let y = g.push("Mul", &[x, power], Attrs::new())?;
+        Ok(Some(vec![reshape(g, y, &shape)?]))
     }
 }
 

@@ -136,8 +136,8 @@ pub trait Op: Sync {
     fn frozen_inputs(&self) -> &'static [usize] {
         &[]
     }
-    /// For our own ops, and for standard ones newer than [`crate::graph::OPSET`]: the same in ops of that
-    /// version, pushed on `g`. All others return `None`.
+    /// For our own ops, and for standard ones that are newer than [`crate::graph::OPSET`] or that ONNX
+    /// Runtime does only in part: the same in other standard ops, pushed on `g`. All others return `None`.
     ///
     /// # Errors
     /// As [`Graph::push_multi`].
