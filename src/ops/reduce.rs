@@ -28,7 +28,7 @@ impl Op for Reduce {
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         let dtype = n.dtype(0)?;
-        if !dtype.is_float() && !(self.ints && dtype.is_int()) {
+        if !(dtype.is_float() || self.ints && dtype.is_int()) {
             return Err(Error::unsupported(format!("{} of {dtype} is not supported", self.name)));
         }
         Ok(vec![TensorType::new(dtype, Dims::of(n)?.out)])

@@ -59,7 +59,7 @@ impl Op for Variadic {
         if n.inputs.iter().flatten().any(|t| t.dtype != dtype) {
             return Err(Error::format("operands of different types"));
         }
-        if !dtype.is_float() && !(self.extreme() && dtype.is_int()) {
+        if !(dtype.is_float() || self.extreme() && dtype.is_int()) {
             return Err(Error::format(format!("{} of {dtype}", self.name)));
         }
         Ok(vec![TensorType::new(dtype, Self::shape(n)?)])
