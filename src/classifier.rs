@@ -18,6 +18,7 @@ pub struct Classifier {
     options: ImportOptions,
     classes: usize,
     input: TensorType,
+    extra: BTreeMap<String, TensorType>,
 }
 
 /// How a classifier is read.
@@ -56,12 +57,17 @@ impl Classifier {
             options: import_options,
             classes: 0,
             input: TensorType::new(DType::F32, []),
+            extra: BTreeMap::new(),
         };
         let bound = this.bind(1)?;
         let g = &bound.graph;
         this.classes = this.head(g)?.classes;
         let first = g.inputs.first().copied().ok_or_else(|| Error::unsupported("the model has no input"))?;
         this.input = g.value(first).ty.clone();
+        for &id in g.inputs.iter().skip(1) {
+            let ty = &g.value(id).ty;
+            this.extra.insert(g.label(id), TensorType::new(ty.dtype, ty.shape.get(1..).unwrap_or(&[])));
+        }
         Ok(this)
     }
 
@@ -80,6 +86,10 @@ impl Classifier {
     /// Shape of one sample of the first input.
     pub fn sample_shape(&self) -> &[usize] {
         self.input.shape.get(1..).unwrap_or(&[])
+    }
+    /// Type of one sample of every further input, by name.
+    pub fn extra_inputs(&self) -> BTreeMap<String, TensorType> {
+        self.extra.clone()
     }
     /// The model as a graph for so many samples (or as many as the model itself fixes).
     ///

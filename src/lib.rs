@@ -3,6 +3,8 @@
 
 pub mod autodiff;
 pub mod classifier;
+#[doc(hidden)]
+pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod files;

@@ -116,8 +116,14 @@ fn gradients_agree_with_central_differences() {
     });
 }
 
-fn agree_on(engine: &dyn Engine) {
+/// Every case and its gradient on `engine` against the f64 reference, but for the named `defects` of the
+/// engine.
+fn agree_on(engine: &dyn Engine, defects: &[(&str, &str)]) {
     each_case(|op, case| {
+        if let Some((name, why)) = defects.iter().find(|(name, _)| *name == case.name) {
+            println!("left out: {name}: {why}");
+            return Ok(());
+        }
         let wide = build(op, case, DType::F64).map_err(text)?;
         let want = run(&Cpu, &wide.graph, &wide.feeds).map_err(text)?;
         let narrow = build(op, case, DType::F32).map_err(text)?;
@@ -137,20 +143,36 @@ fn agree_on(engine: &dyn Engine) {
 
 #[test]
 fn cpu_gradients_in_f32() {
-    agree_on(&Cpu);
+    agree_on(&Cpu, &[]);
 }
 
 #[test]
 fn wgpu_agrees() {
     if let Some(engine) = common::wgpu() {
         println!("{}", engine.describe());
-        agree_on(&engine);
+        agree_on(&engine, &[]);
     }
 }
+
+/// Cases that ONNX Runtime gets wrong, and how.
+const ORT_DEFECTS: &[(&str, &str)] = &[
+    ("Pad crop to nothing and back", "1.23.2 leaves the output unwritten when negative pads remove a whole axis"),
+    ("ConvTranspose much output padding", "1.23.2 reads beyond its buffer when the output padding reaches a stride"),
+    ("ConvTranspose output shape beyond reach", "as above"),
+    ("AveragePool ceil counting pads", "in operator set 18 it divides by positions beyond the padding"),
+    ("AveragePool ceil with pads counting pads", "as above"),
+    ("Cast beyond int8", "ONNX leaves a float beyond the range of an integer undefined; it wraps, we saturate"),
+    ("Cast beyond uint8", "as above"),
+    ("LayerNormalization last of two axes", "1.23.2 refuses a scale that broadcasts over the normalised axes"),
+    ("LayerNormalization bias, two axes", "as above"),
+    ("ReduceSumSquare no axes", "1.23.2 leaves out the square under noop_with_empty_axes"),
+    ("ReduceLogSum no axes", "1.23.2 leaves out the logarithm under noop_with_empty_axes"),
+];
 
 #[test]
 fn ort_agrees() {
     if let Some(engine) = common::ort() {
-        agree_on(&engine);
+        println!("{}", engine.describe());
+        agree_on(&engine, ORT_DEFECTS);
     }
 }

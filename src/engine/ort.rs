@@ -109,7 +109,10 @@ fn reason(e: &ort::LoadDynamicError) -> String {
     match e {
         E::BadVersion { version_str, .. } => format!("its version {version_str} is older than {OLDEST}"),
         E::MissingApi { .. } => "it is not an ONNX Runtime library".into(),
-        E::Dlopen { error, .. } => error.to_string(),
+        // the loader's own words stand in the source of the error
+        E::Dlopen { error, .. } => {
+            std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
+        }
         e => e.to_string(),
     }
 }
@@ -123,9 +126,7 @@ impl Engine for OrtEngine {
         "ort"
     }
     fn describe(&self) -> String {
-        // "ORT Build Info: git-branch=rel-1.23.2, git-commit-id=…"
-        let version = ort::info().split("git-branch=rel-").nth(1).and_then(|s| s.split(',').next()).unwrap_or("");
-        format!("ONNX Runtime {version} ({}), {} threads", self.library.display(), self.threads).replace("  ", " ")
+        format!("ONNX Runtime ({}), {} threads", self.library.display(), self.threads)
     }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         let bytes = onnx::to_bytes(graph, &ExportOptions::default())?;

@@ -19,6 +19,14 @@ use crate::tensor::{Array, DType, TensorType};
 /// Folding never makes a constant of more elements than this (a guard against hostile graphs).
 const MAX_FOLDED: usize = 1 << 27;
 
+/// Beyond this many elements no memory holds a tensor, and counting them could overflow.
+const MAX_ELEMENTS: usize = 1 << 40;
+
+fn too_large(shape: &[usize]) -> bool {
+    let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    len.is_none_or(|n| n > MAX_ELEMENTS)
+}
+
 /// Names a value of one [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(u32);
@@ -259,6 +267,9 @@ impl Graph {
                 wanted.len()
             ))));
         }
+        if let Some(t) = types.iter().find(|t| too_large(&t.shape)) {
+            return Err(place(Error::unsupported(format!("an output of shape {:?} is too large", t.shape))));
+        }
         let constants: Option<Vec<Option<&Array>>> = inputs
             .iter()
             .map(|i| match i {
@@ -267,8 +278,12 @@ impl Graph {
             })
             .collect();
         let small = types.iter().map(TensorType::len).sum::<usize>() <= MAX_FOLDED;
-        if let (Some(x), true) = (constants, small) {
-            let y = op.eval(&view, &x).map_err(place)?;
+        let folded = match (op.fold(&view), constants) {
+            (Some(y), _) => Some(y),
+            (None, Some(x)) if small => Some(op.eval(&view, &x).map_err(place)?),
+            _ => None,
+        };
+        if let Some(y) = folded {
             return Ok(y
                 .into_iter()
                 .zip(types)

@@ -42,7 +42,7 @@ pub(super) fn load(root: &Path, expected: &Expected, options: &Options) -> Resul
     let layout = Layout::of(&expected.sample.shape)?;
     let mut all = Vec::new();
     for (class, folder) in classes(root, expected.classes)? {
-        all.extend(images(&folder)?.into_iter().map(|path| (path, class)));
+        all.extend(images(root, &folder)?.into_iter().map(|path| (path, class)));
     }
     if let Some(rows) = options.choose(all.len())? {
         all = rows.into_iter().map(|i| std::mem::take(&mut all[i])).collect();
@@ -57,9 +57,9 @@ pub(super) fn load(root: &Path, expected: &Expected, options: &Options) -> Resul
         )));
     }
     let mut data = vec![0; total];
-    data.par_chunks_mut((total / all.len().max(1)).max(1))
-        .zip(&all)
-        .try_for_each(|(out, (path, _))| decode(path, layout, out).map_err(|e| e.at(path.display())))?;
+    data.par_chunks_mut((total / all.len().max(1)).max(1)).zip(&all).try_for_each(|(out, (path, _))| {
+        decode(path, layout, out).map_err(|e| e.at(path.strip_prefix(root).unwrap_or(path).display()))
+    })?;
     Ok((Raw { shape, elem: Elem::U8, data: Data::Byte(data) }, all.into_iter().map(|(_, c)| c).collect()))
 }
 
@@ -95,16 +95,18 @@ fn classes(root: &Path, classes: usize) -> Result<BTreeMap<usize, PathBuf>> {
 }
 
 /// The images of one class, sorted by name.
-fn images(folder: &Path) -> Result<Vec<PathBuf>> {
+fn images(root: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
+    // messages name paths inside the root; the caller puts the root before them
+    let inside = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
     let mut all = Vec::new();
     for (name, path) in entries(folder)? {
         let suffix = Path::new(&name).extension().unwrap_or_default().to_string_lossy().to_lowercase();
         if path.is_dir() {
-            return Err(Error::invalid(format!("{}: a folder inside a class folder", path.display())));
+            return Err(Error::invalid(format!("{}: a folder inside a class folder", inside(&path))));
         } else if NOT_READ.contains(&suffix.as_str()) {
             return Err(Error::unsupported(format!(
                 "{}: {suffix} images are not read, only {}",
-                path.display(),
+                inside(&path),
                 READ.join(", ")
             )));
         } else if READ.contains(&suffix.as_str()) {
@@ -112,7 +114,7 @@ fn images(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     if all.is_empty() {
-        return Err(Error::invalid(format!("{} holds no images ({})", folder.display(), READ.join(", "))));
+        return Err(Error::invalid(format!("{} holds no images ({})", inside(folder), READ.join(", "))));
     }
     Ok(all)
 }

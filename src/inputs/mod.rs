@@ -140,7 +140,8 @@ impl Labelled {
         Ok(Self { x: both(&self.x, &other.x)?, y: [&self.y[..], &other.y].concat(), extra })
     }
     fn check_lengths(&self) -> Result<()> {
-        for (name, a) in self.extra.iter().map(|(k, a)| (k.as_str(), a)).chain([("x", &self.x)]) {
+        let extra = self.extra.iter().map(|(k, a)| (k.as_str(), a));
+        for (name, a) in [("x", &self.x)].into_iter().chain(extra) {
             let Some(&n) = a.shape().first() else {
                 return Err(Error::invalid(format!("{name} is a scalar, its first axis must count the samples")));
             };

@@ -131,8 +131,13 @@ impl Elem {
             Self::U8 => Data::Byte(read(r, n, |[b]| b)?),
             Self::U16 => number!(u16, Int, i64::from),
             Self::U32 => number!(u32, Int, i64::from),
-            // a number past i64 becomes -1: no class, no token
-            Self::U64 => number!(u64, Int, |v| i64::try_from(v).unwrap_or(-1)),
+            Self::U64 => {
+                let data = number!(u64, Int, |v| i64::try_from(v).unwrap_or(-1));
+                if matches!(&data, Data::Int(v) if v.iter().any(|&v| v < 0)) {
+                    return Err(io::Error::other("an unsigned number above 2^63 - 1"));
+                }
+                data
+            }
             Self::Bool => Data::Byte(read(r, n, |[b]| u8::from(b != 0))?),
         })
     }

@@ -32,7 +32,7 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// `Format` for a missing location, a repeated key, an offset or length that is no number;
     /// `Unsupported` for a key that ONNX does not define, since it may change what the bytes mean.
-    pub fn parse(pairs: &'a [StringStringEntryProto]) -> Result<Self> {
+    pub(super) fn parse(pairs: &'a [StringStringEntryProto]) -> Result<Self> {
         let (mut location, mut offset, mut length, mut checksum) = (None, None, None, None);
         for pair in pairs {
             let slot = match pair.key() {
@@ -103,7 +103,7 @@ pub(super) struct DataFiles {
 
 impl DataFiles {
     /// Index of the file at `location`, opening it when it is new.
-    pub fn add(&mut self, model: &Path, location: &str) -> Result<usize> {
+    pub(super) fn add(&mut self, model: &Path, location: &str) -> Result<usize> {
         let relative = plain(location)?;
         if let Some(&i) = self.by_location.get(&relative) {
             return Ok(i);
@@ -120,7 +120,7 @@ impl DataFiles {
     }
 
     /// Index of the file at `location` if it is open.
-    pub fn find(&self, location: &str) -> Result<usize> {
+    pub(super) fn find(&self, location: &str) -> Result<usize> {
         let found = self.by_location.get(&plain(location)?).copied();
         found.ok_or_else(|| Error::internal(format!("data file '{location}' was not opened with the model")))
     }

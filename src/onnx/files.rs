@@ -16,7 +16,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         let file = {
             use std::os::unix::fs::MetadataExt;
@@ -28,7 +28,7 @@ impl Identity {
     }
 
     /// True when both are one file, by whichever name; false too where the system does not say.
-    pub fn is_same_file(&self, other: &Self) -> bool {
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
         self.file.is_some() && self.file == other.file
     }
 }
@@ -75,14 +75,19 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     if !metadata.is_file() || identity != Identity::of(&before) {
         return Err(Error::new(crate::error::Kind::Io, format!("{name} changed while it was opened")));
     }
-    let bytes = if metadata.len() == 0 { Bytes::new() } else { map(&file).map_err(refused)? };
+    let bytes = map(&file).map_err(refused)?;
     Ok(Opened { bytes, metadata, identity })
 }
 
-fn map(file: &File) -> std::io::Result<Bytes> {
-    // SAFETY: the map is read-only and this library never writes to a file in place; it replaces files by
-    // renaming. Another process that truncates the file while it is mapped ends this one with SIGBUS: that
-    // is the price of reading models larger than memory, and `docs/security.md` names it.
+/// Maps a whole file, which may be empty.
+pub(super) fn map(file: &File) -> std::io::Result<Bytes> {
+    if file.metadata()?.len() == 0 {
+        // some systems do not map nothing
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the map is read-only, and this library never writes to a file in place; it replaces files by
+    // renaming. Another process that truncates the file while it is mapped ends this one with SIGBUS: that is
+    // the price of reading models larger than memory.
     #[allow(unsafe_code, reason = "mapping a file has no safe form")]
     let map = unsafe { memmap2::Mmap::map(file)? };
     Ok(Bytes::from_owner(map))

@@ -156,7 +156,7 @@ impl Model {
     }
 
     /// Opens the file of an external tensor and notes the bytes that it takes.
-    fn resolve(&mut self, found: &Found) -> Result<(usize, Range<usize>, usize)> {
+    fn resolve(&mut self, found: &Found) -> Result<weights::External> {
         let message = self.bytes.slice(found.message.clone());
         let tensor = TensorProto::decode(message).map_err(|e| Error::format(e.to_string()))?;
         let entry = Entry::parse(&tensor.external_data)?;
@@ -176,43 +176,42 @@ impl Model {
     }
 
     /// The weight that a tensor is; `None` for other types and for tensors that are no values.
-    fn weight(&self, found: &Found, span: Option<(usize, Range<usize>, usize)>) -> Result<Option<Weight>> {
+    fn weight(&self, found: &Found, span: Option<weights::External>) -> Result<Option<Weight>> {
         let Some(graph) = &self.proto.graph else { return Ok(None) };
-        let tensor_weight = |name: &str, t: &TensorProto| {
-            let float = Storage::from_onnx(t.data_type()).is_some() && !name.is_empty();
-            float
-                .then(|| Weight::of_tensor(name, t, found, span.clone()).map_err(|e| e.at(format!("'{name}'"))))
-                .transpose()
-        };
-        match found.place {
-            Place::Elsewhere => Ok(None),
-            Place::Initializer(i) => match graph.initializer.get(i) {
-                Some(t) => tensor_weight(t.name(), t),
-                None => Err(Error::internal("the scan and the decoder disagree")),
-            },
+        let (name, tensor) = match found.place {
+            Place::Elsewhere => return Ok(None),
+            Place::Floats { node, attribute } => return Ok(floats(graph.node.get(node), attribute, found)),
+            Place::Initializer(i) => {
+                let t = graph.initializer.get(i);
+                let t = t.ok_or_else(|| Error::internal("the scan and the decoder disagree"))?;
+                (t.name(), t)
+            }
             Place::Attribute { node, attribute } => {
                 let Some((node, output)) = graph.node.get(node).and_then(constant) else { return Ok(None) };
-                match node.attribute.get(attribute) {
-                    Some(a) if a.name() == "value" => a.t.as_ref().map_or(Ok(None), |t| tensor_weight(output, t)),
-                    _ => Ok(None),
-                }
+                let value = node.attribute.get(attribute).filter(|a| a.name() == "value");
+                let Some(t) = value.and_then(|a| a.t.as_deref()) else { return Ok(None) };
+                (output, t)
             }
-            Place::Floats { node, attribute } => {
-                let Some((node, output)) = graph.node.get(node).and_then(constant) else { return Ok(None) };
-                let Some(a) = node.attribute.get(attribute) else { return Ok(None) };
-                let is = |name: &str, kind: AttributeType| a.name() == name && a.r#type() == i32::from(kind);
-                let elements: usize = found.floats.iter().map(|r| r.count).sum();
-                let shape = match elements {
-                    1 if is("value_float", AttributeType::Float) => vec![],
-                    n if is("value_floats", AttributeType::Floats) => vec![n],
-                    _ => return Ok(None),
-                };
-                let place = weights::Place::Model(found.floats.clone());
-                let (name, path) = (output.to_owned(), found.path.clone());
-                Ok(Some(Weight { name, shape, storage: Storage::F32, path, place }))
-            }
+        };
+        if name.is_empty() || Storage::from_onnx(tensor.data_type()).is_none() {
+            return Ok(None);
         }
+        Weight::of_tensor(name, tensor, found, span).map(Some).map_err(|e| e.at(format!("'{name}'")))
     }
+}
+
+/// The weight in a Constant node's `value_float` or `value_floats`.
+fn floats(node: Option<&NodeProto>, attribute: usize, found: &Found) -> Option<Weight> {
+    let (node, output) = node.and_then(constant)?;
+    let a = node.attribute.get(attribute)?;
+    let is = |name: &str, kind: AttributeType| a.name() == name && a.r#type() == i32::from(kind);
+    let shape = match found.floats.iter().map(|r| r.count).sum() {
+        1 if is("value_float", AttributeType::Float) => vec![],
+        n if is("value_floats", AttributeType::Floats) => vec![n],
+        _ => return None,
+    };
+    let place = weights::Place::Model(found.floats.clone());
+    Some(Weight { name: output.to_owned(), shape, storage: Storage::F32, path: found.path.clone(), place })
 }
 
 /// A Constant node and the name of its value.
@@ -304,3 +303,6 @@ fn header(proto: &ModelProto) -> Result<HashMap<String, i64>> {
     }
     Ok(opsets)
 }
+
+#[cfg(test)]
+mod tests;

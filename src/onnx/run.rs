@@ -42,12 +42,6 @@ impl Run {
         let start = first.checked_mul(self.step)?.checked_add(self.start)?;
         Some(Run { start, step: self.step, count: count.min(self.count.checked_sub(first)?) })
     }
-
-    /// True when the byte at `offset` belongs to an element of `width` bytes.
-    pub(super) fn covers(&self, offset: usize, width: usize) -> bool {
-        let inside = self.span(width).is_some_and(|s| s.contains(&offset));
-        inside && offset.checked_sub(self.start).and_then(|d| d.checked_rem(self.step)).is_some_and(|d| d < width)
-    }
 }
 
 #[cfg(test)]
@@ -55,10 +49,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn covers_elements_and_not_the_gaps() {
+    fn spans_and_parts_hold_whole_elements() {
         let run = Run { start: 10, step: 5, count: 3 };
-        let covered: Vec<usize> = (0..40).filter(|&i| run.covers(i, 4)).collect();
-        assert_eq!(covered, [10, 11, 12, 13, 15, 16, 17, 18, 20, 21, 22, 23]);
         assert_eq!(run.span(4), Some(10..24));
         assert_eq!(run.part(1, 9), Some(Run { start: 15, step: 5, count: 2 }));
         assert_eq!(Run { start: 3, step: 4, count: 0 }.span(4), Some(3..3));

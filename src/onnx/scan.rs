@@ -263,69 +263,11 @@ fn index(step: &Step) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::*;
+    use super::super::proto::ModelProto;
+    use super::super::samples::{field, sample, tensor};
     use super::*;
     use proptest::prelude::*;
     use prost::Message as _;
-
-    /// A length-delimited field.
-    fn field(number: u8, content: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        prost::encoding::encode_varint(u64::from(number) << 3 | 2, &mut out);
-        prost::encoding::encode_varint(content.len() as u64, &mut out);
-        out.extend_from_slice(content);
-        out
-    }
-
-    fn tensor(name: &str) -> TensorProto {
-        TensorProto { name: Some(name.into()), data_type: Some(1), dims: vec![2], ..Default::default() }
-    }
-
-    /// A model with a weight in every place that the scan knows.
-    pub(crate) fn sample() -> ModelProto {
-        let raw = TensorProto { raw_data: Some(vec![0, 0, 128, 63, 0, 0, 0, 64].into()), ..tensor("raw") };
-        let typed = TensorProto { float_data: vec![1.0, 2.0], ..tensor("typed") };
-        let double = TensorProto { double_data: vec![1.0, 2.0], data_type: Some(11), ..tensor("double") };
-        let constant = |output: &str, attribute: AttributeProto| NodeProto {
-            op_type: Some("Constant".into()),
-            output: vec![output.into()],
-            attribute: vec![attribute],
-            ..Default::default()
-        };
-        let value = AttributeProto {
-            name: Some("value".into()),
-            r#type: Some(4),
-            t: Some(Box::new(TensorProto { name: None, ..raw.clone() })),
-            ..Default::default()
-        };
-        let floats = AttributeProto {
-            name: Some("value_floats".into()),
-            r#type: Some(6),
-            floats: vec![1.0, 2.0],
-            ..Default::default()
-        };
-        let inner = GraphProto { initializer: vec![raw.clone()], ..Default::default() };
-        let branch = AttributeProto {
-            name: Some("then_branch".into()),
-            r#type: Some(5),
-            g: Some(Box::new(inner)),
-            floats: vec![],
-            ..Default::default()
-        };
-        let graph = GraphProto {
-            name: Some("g".into()),
-            node: vec![constant("c", value), constant("d", floats), constant("e", branch)],
-            initializer: vec![raw, typed, double],
-            ..Default::default()
-        };
-        ModelProto {
-            ir_version: Some(8),
-            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
-            graph: Some(Box::new(graph)),
-            functions: vec![FunctionProto { name: Some("f".into()), ..Default::default() }],
-            ..Default::default()
-        }
-    }
 
     #[test]
     fn finds_the_weights_of_the_top_graph() {
@@ -360,7 +302,7 @@ mod tests {
 
     #[test]
     fn unpacked_float_data_joins_into_one_run() {
-        let mut t = tensor("w").encode_to_vec();
+        let mut t = tensor("w", 1, &[2]).encode_to_vec();
         for v in [1.0_f32, 2.0, 3.0] {
             t.push(4 << 3 | 5);
             t.extend(v.to_le_bytes());

@@ -64,12 +64,12 @@ pub(super) enum Message {
 
 impl Message {
     /// The field with this number, if the message has one.
-    pub fn field(self, number: u32) -> Option<&'static Field> {
+    pub(super) fn field(self, number: u32) -> Option<&'static Field> {
         self.fields().iter().find(|f| f.number == number)
     }
 
     /// Bytes of the decoded struct, for the memory budget of the scan.
-    pub fn size(self) -> usize {
+    pub(super) fn size(self) -> usize {
         match self {
             Self::Model => size_of::<proto::ModelProto>(),
             Self::Graph => size_of::<proto::GraphProto>(),
@@ -86,7 +86,7 @@ impl Message {
     }
 
     #[rustfmt::skip]
-    pub fn fields(self) -> &'static [Field] {
+    pub(super) fn fields(self) -> &'static [Field] {
         use Kind::{Bytes, Double, Float, Int, Message as M, Text};
         use Message as T;
         const PROPS: Kind = M(T::Entry);

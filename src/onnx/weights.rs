@@ -3,7 +3,7 @@
 use super::proto::{DataType, TensorProto};
 use super::run::Run;
 use super::scan::Found;
-use super::values::{self, Payload, Typed, byte_length, count, each, payload, shape, typed_field, unknown_type};
+use super::values::{self, Payload, Typed, count, each, payload, shape, typed_field, unknown_type};
 use crate::error::{Error, Result};
 use crate::tensor::{Array, DType};
 use half::{bf16, f16};
@@ -63,6 +63,9 @@ pub struct Weight {
     pub(super) place: Place,
 }
 
+/// A data file, the bytes in it, and the number of the external tensor.
+pub(super) type External = (usize, Range<usize>, usize);
+
 /// Where the elements of a weight are.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
@@ -118,49 +121,47 @@ impl Weight {
     ///
     /// # Errors
     /// As [`tensor_to_array`](super::tensor_to_array).
-    pub(super) fn of_tensor(
-        name: &str,
-        t: &TensorProto,
-        found: &Found,
-        external: Option<(usize, Range<usize>, usize)>,
-    ) -> Result<Self> {
+    pub(super) fn of_tensor(name: &str, t: &TensorProto, found: &Found, external: Option<External>) -> Result<Self> {
         let storage = Storage::from_onnx(t.data_type()).ok_or_else(|| unknown_type(t.data_type()))?;
         let shape = shape(t)?;
-        let n = count(&shape)?;
-        let bytes = byte_length(t.data_type(), n).ok_or_else(|| Error::format("its size is too large"))?;
-        let place = match payload(t)? {
-            Payload::External => {
-                let (file, range, span) = external.ok_or_else(|| Error::internal("external data was not resolved"))?;
-                Place::File { file, run: Run { start: range.start, step: storage.width(), count: n }, span }
-            }
-            Payload::Raw(raw) if raw.len() == bytes => {
-                let start = found.raw.as_ref().map(|r| r.start);
-                let start = start.ok_or_else(|| Error::internal("the scan missed raw_data"))?;
-                Place::Model(vec![Run { start, step: storage.width(), count: n }])
-            }
-            Payload::Nothing if n == 0 => Place::Model(Vec::new()),
-            Payload::Typed(Typed::Int32) if typed_field(t.data_type()) == Some(Typed::Int32) => {
-                Place::Varints(values::decode(t, None)?.0.slice::<f32>()?.to_vec())
-            }
-            Payload::Typed(field) if typed_field(t.data_type()) == Some(field) => {
-                let runs = if storage == Storage::F64 { &found.doubles } else { &found.floats };
-                let total: usize = runs.iter().map(|r| r.count).sum();
-                if total != n {
-                    return Err(Error::format(format!("shape {shape:?} needs {n} elements and {total} are there")));
-                }
-                Place::Model(runs.clone())
-            }
-            Payload::Raw(raw) => {
-                return Err(Error::format(format!("shape {shape:?} needs {bytes} bytes and {} are there", raw.len())));
-            }
-            Payload::Nothing => {
-                return Err(Error::format(format!("shape {shape:?} needs {n} elements and none are there")));
-            }
-            Payload::Typed(field) => {
-                return Err(Error::format(format!("{storage:?} elements do not belong into the field for {field:?}")));
-            }
-        };
+        let place = place(t, storage, &shape, found, external)?;
         Ok(Self { name: name.to_owned(), shape, storage, path: found.path.clone(), place })
+    }
+}
+
+fn place(
+    t: &TensorProto,
+    storage: Storage,
+    shape: &[usize],
+    found: &Found,
+    external: Option<External>,
+) -> Result<Place> {
+    let (n, width) = (count(shape)?, storage.width());
+    let short = |there: usize, what: &str| {
+        Err(Error::format(format!("shape {shape:?} has {n} elements of {width} bytes, but there are {there} {what}")))
+    };
+    let missed = |what: &str| Error::internal(format!("the scan missed {what}"));
+    match payload(t)? {
+        Payload::External => {
+            let (file, range, span) = external.ok_or_else(|| missed("external data"))?;
+            Ok(Place::File { file, run: Run { start: range.start, step: width, count: n }, span })
+        }
+        Payload::Raw(raw) if n.checked_mul(width) == Some(raw.len()) => {
+            let start = found.raw.as_ref().ok_or_else(|| missed("raw_data"))?.start;
+            Ok(Place::Model(vec![Run { start, step: width, count: n }]))
+        }
+        Payload::Raw(raw) => short(raw.len(), "bytes"),
+        Payload::Nothing if n == 0 => Ok(Place::Model(Vec::new())),
+        Payload::Nothing => short(0, "elements"),
+        Payload::Typed(field) if typed_field(t.data_type()) != Some(field) => {
+            Err(Error::format(format!("{storage:?} elements do not belong into the field for {field:?}")))
+        }
+        Payload::Typed(Typed::Int32) => Ok(Place::Varints(values::decode(t, None)?.0.slice::<f32>()?.to_vec())),
+        Payload::Typed(_) => {
+            let runs = if storage == Storage::F64 { &found.doubles } else { &found.floats };
+            let total: usize = runs.iter().map(|r| r.count).sum();
+            if total == n { Ok(Place::Model(runs.clone())) } else { short(total, "elements") }
+        }
     }
 }
 

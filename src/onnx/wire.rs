@@ -12,7 +12,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    pub fn new(offset: usize, what: impl Into<String>) -> Self {
+    pub(super) fn new(offset: usize, what: impl Into<String>) -> Self {
         Self { offset, what: what.into() }
     }
 }
@@ -43,7 +43,7 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// Starts at the beginning of `range`; nothing outside of it is read.
-    pub fn new(bytes: &'a [u8], range: Range<usize>) -> Result<Self, Fault> {
+    pub(super) fn new(bytes: &'a [u8], range: Range<usize>) -> Result<Self, Fault> {
         match bytes.get(..range.end) {
             Some(bytes) if range.start <= range.end => Ok(Self { bytes, at: range.start }),
             _ => Err(Fault::new(range.start, "a message runs past the end of the file")),
@@ -51,12 +51,12 @@ impl<'a> Cursor<'a> {
     }
 
     /// True when all of the range is read.
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.at >= self.bytes.len()
     }
 
     /// The next field, or `None` at the end of the message.
-    pub fn field(&mut self) -> Result<Option<RawField>, Fault> {
+    pub(super) fn field(&mut self) -> Result<Option<RawField>, Fault> {
         if self.is_done() {
             return Ok(None);
         }
@@ -80,7 +80,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A base-128 integer of at most ten bytes.
-    pub fn varint(&mut self) -> Result<u64, Fault> {
+    pub(super) fn varint(&mut self) -> Result<u64, Fault> {
         let offset = self.at;
         let mut value = 0_u64;
         for place in 0..10_u32 {

@@ -10,13 +10,13 @@ use rayon::prelude::*;
 /// Where one side of a copy lies in its buffer, in elements.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Side {
-    pub offset: usize,
-    pub strides: Vec<isize>,
+    pub(super) offset: usize,
+    pub(super) strides: Vec<isize>,
 }
 
 impl Side {
     /// A whole tensor in row-major order.
-    pub fn whole(shape: &[usize]) -> Self {
+    pub(super) fn whole(shape: &[usize]) -> Self {
         Self { offset: 0, strides: strides(shape).into_iter().map(usize::cast_signed).collect() }
     }
 }
@@ -35,7 +35,7 @@ const TILE: usize = 32;
 
 impl Copy {
     /// The copy over `shape`, with axes joined where both sides run through them in one step.
-    pub fn new(shape: &[usize], src: &Side, dst: &Side) -> Self {
+    pub(super) fn new(shape: &[usize], src: &Side, dst: &Side) -> Self {
         let mut c = Self {
             shape: Vec::new(),
             src: Side { offset: src.offset, strides: Vec::new() },
@@ -67,7 +67,7 @@ impl Copy {
         self.dst.strides.push(d);
     }
     /// The copy into a whole new tensor of this shape.
-    pub fn into_whole(shape: &[usize], src: &Side) -> Self {
+    pub(super) fn into_whole(shape: &[usize], src: &Side) -> Self {
         Self::new(shape, src, &Side::whole(shape))
     }
     fn len(&self) -> usize {
@@ -80,7 +80,7 @@ impl Copy {
     }
 
     /// Fills a new array of `shape` with this copy, which has to reach all of it.
-    pub fn array(&self, x: &Array, shape: &[usize]) -> Result<Array> {
+    pub(super) fn array(&self, x: &Array, shape: &[usize]) -> Result<Array> {
         if self.is_plain() && self.len() == x.len() {
             return x.reshaped(shape);
         }
@@ -97,7 +97,7 @@ impl Copy {
         }
     }
     /// Copies from `x` into the array `y` of the same element type.
-    pub fn write(&self, x: &Array, y: &mut Array) -> Result<()> {
+    pub(super) fn write(&self, x: &Array, y: &mut Array) -> Result<()> {
         fn go<T: Element>(c: &Copy, x: &[T], y: &mut Array) -> Result<()> {
             c.run(x, y.slice_mut::<T>()?);
             Ok(())
@@ -105,7 +105,7 @@ impl Copy {
         each_type!(x, a => go(self, a.as_slice().ok_or_else(|| Error::internal("array is not in row-major order"))?, y))
     }
     /// Copies from one buffer to another.
-    pub fn run<T: Element>(&self, src: &[T], dst: &mut [T]) {
+    pub(super) fn run<T: Element>(&self, src: &[T], dst: &mut [T]) {
         if self.len() == 0 {
             return;
         }
@@ -184,7 +184,7 @@ impl Copy {
     }
 
     /// The dispatch that copies from `src` to `dst`; `None` when there is nothing to copy.
-    pub fn step(&self, src: Bind, dst: Bind) -> Result<Option<Step>> {
+    pub(super) fn step(&self, src: Bind, dst: Bind) -> Result<Option<Step>> {
         if self.len() == 0 {
             return Ok(None);
         }
@@ -208,7 +208,7 @@ impl Copy {
         }))
     }
     /// The kernel of an op whose only output is this copy of input 0, of `len` elements.
-    pub fn kernel(&self, len: usize) -> Result<Kernel> {
+    pub(super) fn kernel(&self, len: usize) -> Result<Kernel> {
         if self.is_plain() && self.len() == len {
             return Ok(Kernel::Alias);
         }

@@ -1,11 +1,12 @@
 //! Ops that put tensors beside each other: <https://onnx.ai/onnx/operators/>.
 
 use super::copy::{Copy, Side};
-use super::layout::{behind, dims};
+use super::layout::{behind, constant_ints, dims};
 use super::slice::slice;
+use super::support::{given, strides};
 use super::{Bind, Case, Kernel, MANY, NodeView, Op, Spec, Vjp};
 use crate::error::{Error, Result};
-use crate::graph::{Attr, Attrs, Batch, Graph, ValueId};
+use crate::graph::{Attr, Attrs, Batch, Graph, ValueId, batch};
 use crate::tensor::{Array, Element, TensorType};
 
 /// `y` = the inputs one after the other along an axis.
@@ -79,7 +80,7 @@ impl Op for Concat {
             }
             Array::from_vec(&shape, y)
         }
-        Ok(vec![match super::support::given(x, 0)? {
+        Ok(vec![match given(x, 0)? {
             Array::F32(_) => go::<f32>(n, x)?,
             Array::F64(_) => go::<f64>(n, x)?,
             Array::I64(_) => go::<i64>(n, x)?,
@@ -123,7 +124,13 @@ impl Op for Concat {
             Case::new("Concat with nothing", &[&[3, 2], &[3, 0]]).attr("axis", 1),
         ]
     }
-    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, samples: usize) -> Result<Option<ValueId>> {
+    fn stacked(
+        &self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        samples: usize,
+    ) -> Result<Option<ValueId>> {
         let ranks: Vec<usize> = inputs.iter().flatten().map(|&x| g.shape(x).len()).collect();
         let rank = ranks.iter().copied().max().unwrap_or(0);
         // inputs without a wanted gradient come as they are: each sample sees the same
@@ -148,7 +155,7 @@ impl Op for Concat {
 /// The gradient of a value that does not depend on the samples although each of its rows on the samples'
 /// axis is read by one of them, with the samples apart: `out[s, …, n·rows + r, …] = dx[…, n·rows + r, …]`
 /// where `s = n`, 0 elsewhere.
-fn spread(b: &mut Vjp, dx: ValueId) -> Result<ValueId> {
+pub(super) fn spread(b: &mut Vjp, dx: ValueId) -> Result<ValueId> {
     let Batch::Axis { axis, rows } = b.graph().value(dx).batch else {
         return Err(b.needs_singles("the samples cannot be found in a gradient"));
     };
@@ -161,7 +168,89 @@ fn spread(b: &mut Vjp, dx: ValueId) -> Result<ValueId> {
     let own = b.graph().constant(Array::from_vec(&mask, own)?);
     let dx = b.reshape(dx, &[&[1], &shape[..]].concat())?;
     let zero = b.scalar_like(0.0, dx);
-    b.choose(own, dx, zero)
+    let dx = b.choose(own, dx, zero)?;
+    b.graph().value_mut(dx).batch = Batch::LEADING;
+    Ok(dx)
 }
 
-pub(super) static OPS: &[&dyn Op] = &[&Concat];
+/// `y` = `x` side by side, `repeats` times along every axis.
+struct Tile;
+
+impl Tile {
+    fn repeats(n: &NodeView) -> Result<Vec<usize>> {
+        let repeats = n.ints_input(1)?.unwrap_or_default();
+        let wrong =
+            || Error::format(format!("repeats = {repeats:?} do not fit rank {}", n.shape(0).map_or(0, <[_]>::len)));
+        if repeats.len() != n.shape(0)?.len() {
+            return Err(wrong());
+        }
+        repeats.iter().map(|&r| usize::try_from(r).map_err(|_| wrong())).collect()
+    }
+    fn shape(n: &NodeView) -> Result<Vec<usize>> {
+        let large = || Error::unsupported("the output is too large");
+        n.shape(0)?.iter().zip(Self::repeats(n)?).map(|(&d, r)| d.checked_mul(r).ok_or_else(large)).collect()
+    }
+    /// Every axis as two: which repetition, and where in `x`.
+    fn copy(n: &NodeView) -> Result<(Copy, Vec<usize>)> {
+        let x = n.shape(0)?;
+        let pairs: Vec<usize> = Self::repeats(n)?.into_iter().zip(x).flat_map(|(r, &d)| [r, d]).collect();
+        let src = strides(x).into_iter().flat_map(|s| [0, s.cast_signed()]).collect();
+        Ok((Copy::into_whole(&pairs, &Side { offset: 0, strides: src }), Self::shape(n)?))
+    }
+}
+
+impl Op for Tile {
+    fn spec(&self) -> Spec {
+        Spec::new("Tile", 13, (2, 2))
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        Ok(vec![TensorType::new(n.dtype(0)?, Self::shape(n)?)])
+    }
+    fn batch(&self, n: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
+        let Ok(repeats) = Self::repeats(n) else {
+            return vec![Batch::Lost];
+        };
+        let repeated: Vec<usize> = (0..repeats.len()).filter(|&a| repeats[a] != 1).collect();
+        vec![batch::unless_on(from, &repeated)]
+    }
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+        let (copy, shape) = Self::copy(n)?;
+        Ok(vec![copy.array(given(x, 0)?, &shape)?])
+    }
+    fn vjp(&self, b: &mut Vjp) -> Result<()> {
+        // dx = Σ dy over the repetitions
+        let repeats = Self::repeats(&b.view())?;
+        let x = b.shape(b.x(0)?);
+        let (mut pairs, mut axes) = (Vec::new(), Vec::new());
+        for (&r, &d) in repeats.iter().zip(&x) {
+            if r != 1 {
+                axes.push(pairs.len());
+                pairs.push(r);
+            }
+            pairs.push(d);
+        }
+        let dy = b.dy()?;
+        let dy = b.reshape(dy, &pairs)?;
+        let dx = b.reduce_sum(dy, &axes, false)?;
+        b.set_exact(0, dx);
+        Ok(())
+    }
+    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
+        Self::copy(n)?.0.kernel(n.ty(0)?.len())
+    }
+    fn cases(&self) -> Vec<Case> {
+        vec![
+            Case::new("Tile rows", &[&[2, 3]]).ints(&[3, 1]),
+            Case::new("Tile both", &[&[2, 3]]).ints(&[2, 2]),
+            Case::new("Tile class token", &[&[1, 1, 4]]).ints(&[3, 1, 1]),
+            Case::new("Tile once", &[&[2, 3]]).ints(&[1, 1]),
+        ]
+    }
+    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, _: usize) -> Result<Option<ValueId>> {
+        let repeats = constant_ints(g, inputs, 1)?.unwrap_or_default();
+        let repeats = g.ints(&[&[1], &repeats[..]].concat());
+        g.push_some("Tile", &[inputs[0], Some(repeats)], attrs.clone()).map(Some)
+    }
+}
+
+pub(super) static OPS: &[&dyn Op] = &[&Concat, &Tile];

@@ -13,7 +13,13 @@ pub(super) fn dims(shape: &[usize]) -> Vec<i64> {
 }
 
 /// Moves a list attribute of an old operator set to where the constant input `at` now is.
-pub(super) fn attr_to_input(g: &mut Graph, inputs: &mut Vec<Option<ValueId>>, attrs: &mut Attrs, name: &str, at: usize) -> Result<()> {
+pub(super) fn attr_to_input(
+    g: &mut Graph,
+    inputs: &mut Vec<Option<ValueId>>,
+    attrs: &mut Attrs,
+    name: &str,
+    at: usize,
+) -> Result<()> {
     match attrs.take(name) {
         None => Ok(()),
         Some(Attr::Ints(v)) => {
@@ -37,6 +43,9 @@ pub(super) fn constant_ints(g: &Graph, inputs: &[Option<ValueId>], i: usize) -> 
     }
 }
 
+/// See [`View::stacked`].
+type Stacked = fn(&Graph, &[Option<ValueId>], &Attrs, usize) -> Result<Option<Vec<i64>>>;
+
 /// A view of the elements in the same order. Each kind says what shape it gives.
 struct View {
     name: &'static str,
@@ -47,7 +56,7 @@ struct View {
     shape: fn(&NodeView, &[usize]) -> Result<Vec<usize>>,
     /// The constant inputs after the first that give, to a tensor with one more leading axis of so many
     /// entries, the new shape with that axis in front; `None` where the op cannot.
-    stacked: fn(&Graph, &[Option<ValueId>], &Attrs, usize) -> Result<Option<Vec<i64>>>,
+    stacked: Stacked,
     cases: fn() -> Vec<Case>,
 }
 
@@ -85,14 +94,27 @@ impl Op for View {
     fn cases(&self) -> Vec<Case> {
         (self.cases)()
     }
-    fn import(&self, g: &mut Graph, opset: i64, inputs: &[Option<ValueId>], mut attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let mut inputs = inputs.to_vec();
         if opset < 13 && matches!(self.name, "Squeeze" | "Unsqueeze") {
             attr_to_input(g, &mut inputs, &mut attrs, "axes", 1)?;
         }
         g.push_multi(super::find(self.name)?, &inputs, attrs, wanted)
     }
-    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, samples: usize) -> Result<Option<ValueId>> {
+    fn stacked(
+        &self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        samples: usize,
+    ) -> Result<Option<ValueId>> {
         let Some(ints) = (self.stacked)(g, inputs, attrs, samples)? else {
             return Ok(None);
         };
@@ -129,10 +151,9 @@ fn reshape_to(x: &[usize], to: &[i64], allowzero: bool) -> Result<Vec<usize>> {
     }
     let len: usize = x.iter().product();
     let filled = out.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(wrong)?;
-    match open {
-        // with a zero extent beside it the open one is not determined; like ONNX Runtime, 0
-        Some(i) => out[i] = if filled == 0 { 0 } else { len / filled },
-        None => {}
+    if let Some(i) = open {
+        // with a zero extent beside it the open one is not determined; 0 is as good as any
+        out[i] = len.checked_div(filled).unwrap_or(0);
     }
     if out.iter().product::<usize>() == len { Ok(out) } else { Err(wrong()) }
 }
@@ -408,7 +429,13 @@ impl Op for Expand {
             Case::new("Expand nothing", &[&[2, 3]]).ints(&[3]),
         ]
     }
-    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, samples: usize) -> Result<Option<ValueId>> {
+    fn stacked(
+        &self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        samples: usize,
+    ) -> Result<Option<ValueId>> {
         let to = constant_ints(g, inputs, 1)?.unwrap_or_default();
         // a new axis would have to go between the samples and the rest
         if to.len() > unstacked(g, inputs).len() {

@@ -5,6 +5,7 @@ mod cases;
 mod copy;
 mod correlate;
 mod correlate_gpu;
+mod fold;
 mod kernel;
 pub(crate) mod linalg;
 pub(crate) mod support;
@@ -19,7 +20,7 @@ pub use vjp::{Dx, Vjp};
 pub(crate) use vjp::{reduce_sum, reshape, transpose};
 
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::graph::{Attrs, Batch, Graph, OPSET, ValueId};
 use crate::tensor::{Array, TensorType};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -97,6 +98,12 @@ pub trait Op: Sync {
     /// # Errors
     /// When the elements do not fit (an index out of range, say).
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>>;
+    /// All outputs, where they follow from the types of the inputs alone (the shape of a value, say): the
+    /// node is then never added.
+    fn fold(&self, n: &NodeView) -> Option<Vec<Array>> {
+        let _ = n;
+        None
+    }
     /// Emits nodes for the gradients with respect to the inputs that are wanted.
     ///
     /// # Errors
@@ -109,6 +116,12 @@ pub trait Op: Sync {
     fn kernel(&self, n: &NodeView) -> Result<Kernel>;
     /// Shapes, attributes and samplers under which all of the above is tested on every engine.
     fn cases(&self) -> Vec<Case>;
+    /// The first version of the default operator set in which a node like this exists and means what it
+    /// means here; export asks for no less.
+    fn opset(&self, n: &NodeView) -> i64 {
+        let _ = n;
+        OPSET
+    }
     /// Adds this op as a model of operator set `opset` has it, in the form that the rest of this trait
     /// understands (that of [`crate::graph::OPSET`] or newer).
     ///
@@ -129,7 +142,8 @@ pub trait Op: Sync {
     fn frozen_inputs(&self) -> &'static [usize] {
         &[]
     }
-    /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
+    /// For our own ops, and for standard ones newer than [`crate::graph::OPSET`]: the same in ops of that
+    /// version, pushed on `g`. All others return `None`.
     ///
     /// # Errors
     /// As [`Graph::push_multi`].
@@ -184,4 +198,7 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join matmul conv conv_transpose conv_grad pool norm softmax reduce gather }
+families! {
+    unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm batch_norm softmax
+    reduce arg squares gather scatter
+}

@@ -1,245 +1,25 @@
 //! Reductions over axes: <https://onnx.ai/onnx/operators/onnx__ReduceSum.html> and its relatives.
 
-use super::support::{PARALLEL, given, strides};
-use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
+use super::fold::{Dims, Fold, compute, kernel};
+use super::support::given;
+use super::{Arg, Case, Kernel, NodeView, Op, Sampler, Spec, Vjp};
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, ValueId};
-use crate::tensor::{Array, DType, Element, TensorType};
-use rayon::prelude::*;
-use std::borrow::Cow;
+use crate::tensor::{Array, DType, TensorType};
 
 /// `y = f(x over axes)`; `axes` is a constant input (an attribute before opset 13 or 18).
 struct Reduce {
     name: &'static str,
     version: i64,
-    /// The branch of `shaders/reduce.wgsl`.
-    code: u32,
+    fold: Fold,
     /// True when integers are reduced too.
     ints: bool,
     vjp: fn(&mut Vjp, &Dims) -> Result<ValueId>,
     sampler: Sampler,
 }
 
-const fn reduce(name: &'static str, version: i64, code: u32, vjp: fn(&mut Vjp, &Dims) -> Result<ValueId>) -> Reduce {
-    Reduce { name, version, code, ints: false, vjp, sampler: Sampler::within(-2.0, 2.0) }
-}
-
-/// Which axes a node reduces, and the shapes that result.
-struct Dims {
-    axes: Vec<usize>,
-    /// Output shape with every reduced axis kept as 1.
-    kept: Vec<usize>,
-    /// Output shape.
-    out: Vec<usize>,
-    /// Elements that one output element is made of.
-    count: usize,
-}
-
-impl Dims {
-    fn of(n: &NodeView) -> Result<Self> {
-        let shape = n.shape(0)?;
-        let keepdims = n.int("keepdims", 1)? != 0;
-        let axes = match n.ints_input(1)?.unwrap_or_default() {
-            a if !a.is_empty() => n.axes(&a, shape.len())?,
-            _ if n.int("noop_with_empty_axes", 0)? != 0 => Vec::new(),
-            _ => (0..shape.len()).collect(),
-        };
-        Ok(Self::new(shape, axes, keepdims))
-    }
-    fn new(shape: &[usize], axes: Vec<usize>, keepdims: bool) -> Self {
-        let mut kept = shape.to_vec();
-        axes.iter().for_each(|&a| kept[a] = 1);
-        let count = axes.iter().map(|&a| shape[a]).product();
-        let out = match keepdims {
-            true => kept.clone(),
-            false => (0..shape.len()).filter(|a| !axes.contains(a)).map(|a| shape[a]).collect(),
-        };
-        Self { axes, kept, out, count }
-    }
-    fn batch(&self, from: Batch) -> Batch {
-        match from {
-            Batch::Axis { axis, .. } if self.axes.contains(&axis) => Batch::Lost,
-            Batch::Axis { axis, rows } if self.out.len() < self.kept.len() => {
-                Batch::Axis { axis: axis - self.axes.iter().filter(|&&a| a < axis).count(), rows }
-            }
-            other => other,
-        }
-    }
-    /// `dy` or `y` with the reduced axes kept as 1, so that it broadcasts against `x`.
-    fn keep(&self, b: &mut Vjp, v: ValueId) -> Result<ValueId> {
-        b.reshape(v, &self.kept)
-    }
-}
-
-/// The axes of `shape` with neighbours joined that are both reduced or both kept, as (extent, reduced);
-/// axes of one element vanish.
-fn groups(shape: &[usize], axes: &[usize]) -> Vec<(usize, bool)> {
-    let mut out: Vec<(usize, bool)> = Vec::new();
-    for (a, &extent) in shape.iter().enumerate().filter(|(_, e)| **e != 1) {
-        let reduced = axes.contains(&a);
-        match out.last_mut() {
-            Some((e, r)) if *r == reduced => *e *= extent,
-            _ => out.push((extent, reduced)),
-        }
-    }
-    out
-}
-
-/// Folds every reduced group of `x`, one after the other, with the associative `f`.
-fn fold<T: Element>(x: &[T], shape: &[usize], axes: &[usize], zero: T, f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
-    let mut groups = groups(shape, axes);
-    let mut x = Cow::Borrowed(x);
-    while let Some(i) = groups.iter().rposition(|g| g.1) {
-        let extent = |g: &[(usize, bool)]| g.iter().map(|g| g.0).product::<usize>();
-        let y = fold_middle(&x, [extent(&groups[..i]), groups[i].0, extent(&groups[i + 1..])], zero, &f);
-        x = Cow::Owned(y);
-        groups.remove(i);
-    }
-    x.into_owned()
-}
-
-/// `[outer, r, inner]` folded to `[outer, inner]`. Long folds go through partial results of a fixed
-/// length: that is quicker, more exact for sums, and the same on any number of threads.
-fn fold_middle<T: Element>(
-    x: &[T],
-    [outer, r, inner]: [usize; 3],
-    zero: T,
-    f: &(impl Fn(T, T) -> T + Sync),
-) -> Vec<T> {
-    const BLOCK: usize = 256;
-    if outer * inner == 0 || r == 0 {
-        return vec![zero; outer * inner];
-    }
-    if r > BLOCK {
-        let blocks = r.div_ceil(BLOCK);
-        let mut part = vec![zero; outer * blocks * inner];
-        let least = (PARALLEL / (BLOCK * inner)).max(1);
-        part.par_chunks_mut(inner).with_min_len(least).enumerate().for_each(|(i, y)| {
-            let (o, block) = (i / blocks, i % blocks * BLOCK);
-            let rows = BLOCK.min(r - block);
-            fold_rows(&x[(o * r + block) * inner..][..rows * inner], y, f);
-        });
-        return fold_middle(&part, [outer, blocks, inner], zero, f);
-    }
-    let mut y = vec![zero; outer * inner];
-    let least = (PARALLEL / (r * inner)).max(1);
-    if outer >= rayon::current_num_threads() || inner < PARALLEL {
-        y.par_chunks_mut(inner).with_min_len(least).zip(x.par_chunks(r * inner)).for_each(|(y, x)| fold_rows(x, y, f));
-    } else {
-        for (y, x) in y.chunks_mut(inner).zip(x.chunks(r * inner)) {
-            const COLUMNS: usize = 1 << 12;
-            y.par_chunks_mut(COLUMNS).enumerate().for_each(|(c, y)| {
-                let n = y.len();
-                y.copy_from_slice(&x[c * COLUMNS..][..n]);
-                for row in x.chunks(inner).skip(1) {
-                    y.iter_mut().zip(&row[c * COLUMNS..]).for_each(|(y, &v)| *y = f(*y, v));
-                }
-            });
-        }
-    }
-    y
-}
-
-/// Folds the rows of `x`, each as long as `y`, into `y`.
-fn fold_rows<T: Element>(x: &[T], y: &mut [T], f: &impl Fn(T, T) -> T) {
-    if let [y] = y {
-        // several chains run side by side
-        const LANES: usize = 8;
-        let (head, tail) = x.split_at(x.len() - x.len() % LANES);
-        let mut chunks = head.chunks_exact(LANES);
-        let (mut sum, rest) = match chunks.next() {
-            Some(first) => {
-                let mut lanes = [first[0]; LANES];
-                lanes.copy_from_slice(first);
-                chunks.for_each(|c| lanes.iter_mut().zip(c).for_each(|(l, &v)| *l = f(*l, v)));
-                (f(f(f(lanes[0], lanes[1]), f(lanes[2], lanes[3])), f(f(lanes[4], lanes[5]), f(lanes[6], lanes[7]))), tail)
-            }
-            None => (tail[0], &tail[1..]),
-        };
-        rest.iter().for_each(|&v| sum = f(sum, v));
-        *y = sum;
-    } else {
-        let inner = y.len();
-        y.copy_from_slice(&x[..inner]);
-        for row in x.chunks_exact(inner).skip(1) {
-            y.iter_mut().zip(row).for_each(|(y, &v)| *y = f(*y, v));
-        }
-    }
-}
-
-/// The arithmetic that reductions need.
-trait Number: Element {
-    const ZERO: Self;
-    fn plus(self, o: Self) -> Self;
-    fn over(self, count: usize) -> Self;
-}
-
-macro_rules! number {
-    ($t:ty, $zero:expr, $plus:expr, $over:expr) => {
-        impl Number for $t {
-            const ZERO: Self = $zero;
-            fn plus(self, o: Self) -> Self {
-                $plus(self, o)
-            }
-            fn over(self, count: usize) -> Self {
-                $over(self, count)
-            }
-        }
-    };
-}
-number!(f32, 0.0, |p, q| p + q, |p, c| p / c as f32);
-number!(f64, 0.0, |p, q| p + q, |p, c| p / c as f64);
-number!(i64, 0, i64::wrapping_add, |p: i64, c| p.checked_div(c as i64).unwrap_or(0));
-
-fn compute<T: Number>(code: u32, x: &Array, d: &Dims) -> Result<Array> {
-    let shape = x.shape();
-    let v = x.slice::<T>()?;
-    let y = match code {
-        SUM => fold(v, shape, &d.axes, T::ZERO, T::plus),
-        _ => {
-            let mut y = fold(v, shape, &d.axes, T::ZERO, T::plus);
-            y.iter_mut().for_each(|y| *y = y.over(d.count));
-            y
-        }
-    };
-    Array::from_vec(&d.out, y)
-}
-
-const SUM: u32 = 0;
-const MEAN: u32 = 1;
-
-/// The kernel of a reduction: output `y` of so many elements.
-fn kernel(shape: &[usize], axes: &[usize], code: u32, int: bool) -> Result<Kernel> {
-    let groups = groups(shape, axes);
-    let extents: Vec<usize> = groups.iter().map(|g| g.0).collect();
-    let steps = strides(&extents);
-    let side = |reduced: bool| -> (Vec<usize>, Vec<usize>) {
-        groups.iter().zip(&steps).filter(|(g, _)| g.1 == reduced).map(|(g, &s)| (g.0, s)).unzip()
-    };
-    let ((kept, kept_strides), (mut gone, mut gone_strides)) = (side(false), side(true));
-    if kept.len() > 8 || gone.len() > 8 {
-        return Err(Error::unsupported(format!("rank {} has no kernel", shape.len())));
-    }
-    let (run, run_stride) = (gone.pop().unwrap_or(1), gone_strides.pop().unwrap_or(0));
-    let n = kept.iter().product();
-    let outer: usize = gone.iter().product();
-    Ok(Kernel::one(Step {
-        shader: crate::shader!("reduce"),
-        overrides: vec![("OP", f64::from(code)), ("INT", f64::from(u8::from(int)))],
-        binds: vec![Bind::Input(0), Bind::Output(0)],
-        params: Params::new()
-            .u("n", n)
-            .u("kept_rank", kept.len())
-            .u("gone_rank", gone.len())
-            .u("outer", outer)
-            .u("run", run)
-            .u("run_stride", run_stride)
-            .list::<8>("kept", &kept, 1)
-            .list::<8>("kept_strides", &kept_strides, 0)
-            .list::<8>("gone", &gone, 1)
-            .list::<8>("gone_strides", &gone_strides, 0),
-        grid: grid_1d(n),
-    }))
+const fn reduce(name: &'static str, version: i64, fold: Fold, vjp: fn(&mut Vjp, &Dims) -> Result<ValueId>) -> Reduce {
+    Reduce { name, version, fold, ints: false, vjp, sampler: Sampler::within(-2.0, 2.0) }
 }
 
 impl Op for Reduce {
@@ -260,9 +40,9 @@ impl Op for Reduce {
         let d = Dims::of(n)?;
         let x = given(x, 0)?;
         Ok(vec![match x {
-            Array::F32(_) => compute::<f32>(self.code, x, &d)?,
-            Array::F64(_) => compute::<f64>(self.code, x, &d)?,
-            Array::I64(_) => compute::<i64>(self.code, x, &d)?,
+            Array::F32(_) => compute::<f32>(self.fold, x, &d)?,
+            Array::F64(_) => compute::<f64>(self.fold, x, &d)?,
+            Array::I64(_) => compute::<i64>(self.fold, x, &d)?,
             Array::Bool(_) => return Err(Error::unsupported(format!("{} of bool is not supported", self.name))),
         }])
     }
@@ -274,7 +54,7 @@ impl Op for Reduce {
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
         let x = n.ty(0)?;
-        kernel(&x.shape, &Dims::of(n)?.axes, self.code, !x.dtype.is_float())
+        kernel(&x.shape, &Dims::of(n)?.axes, self.fold.codes(), !x.dtype.is_float())
     }
     fn cases(&self) -> Vec<Case> {
         let case = |name: &str, shape: &[usize]| Case::new(&format!("{} {name}", self.name), &[shape]).sampled(&self.sampler);
@@ -342,7 +122,7 @@ impl Op for Reduce {
 
 static REDUCE_SUM: Reduce = Reduce {
     ints: true,
-    ..reduce("ReduceSum", 13, SUM, |b, d| {
+    ..reduce("ReduceSum", 13, Fold::Sum, |b, d| {
         // dx = dy, stretched along axes
         let dy = b.dy()?;
         d.keep(b, dy)
@@ -351,7 +131,7 @@ static REDUCE_SUM: Reduce = Reduce {
 
 static REDUCE_MEAN: Reduce = Reduce {
     ints: true,
-    ..reduce("ReduceMean", 18, MEAN, |b, d| {
+    ..reduce("ReduceMean", 18, Fold::Mean, |b, d| {
         // dx = dy / count, stretched along axes
         let dy = b.dy()?;
         let dy = d.keep(b, dy)?;
@@ -359,4 +139,120 @@ static REDUCE_MEAN: Reduce = Reduce {
     })
 };
 
-pub(super) static OPS: &[&dyn Op] = &[&REDUCE_SUM, &REDUCE_MEAN];
+/// `dx = dy / k` where `x = y`, 0 elsewhere; `k` elements are equal to `y`.
+fn shared(b: &mut Vjp, d: &Dims) -> Result<ValueId> {
+    let (x, y, dy) = (b.x(0)?, b.y(0)?, b.dy()?);
+    let (y, dy) = (d.keep(b, y)?, d.keep(b, dy)?);
+    let (zero, one) = (b.scalar_like(0.0, x), b.scalar_like(1.0, x));
+    let mask = b.op("Equal", &[x, y])?;
+    let ones = b.choose(mask, one, zero)?;
+    let ties = b.reduce_sum(ones, &d.axes, true)?;
+    let share = b.div(dy, ties)?;
+    b.choose(mask, share, zero)
+}
+
+/// No two elements are equal, so that a maximum stays where it is when they are moved a little.
+const APART: Sampler = Sampler { low: -2.0, high: 2.0, avoid: &[], distinct: true };
+
+static REDUCE_MAX: Reduce = Reduce { ints: true, sampler: APART, ..reduce("ReduceMax", 20, Fold::Max, shared) };
+static REDUCE_MIN: Reduce = Reduce { ints: true, sampler: APART, ..reduce("ReduceMin", 20, Fold::Min, shared) };
+
+static REDUCE_PROD: Reduce = Reduce {
+    ints: true,
+    // products of many elements stay near 1
+    sampler: Sampler::within(0.9, 1.1),
+    ..reduce("ReduceProd", 18, Fold::Prod, |b, d| {
+        // dx = dy · Π of the other elements: y/x, unless an element is 0; with p the product without zeros
+        // dx = dy · p/x where there is none, dy · p at the only one, 0 elsewhere
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let dy = d.keep(b, dy)?;
+        let (zero, one) = (b.scalar_like(0.0, x), b.scalar_like(1.0, x));
+        let is_zero = b.op("Equal", &[x, zero])?;
+        let safe = b.choose(is_zero, one, x)?;
+        let attrs = b.attrs().clone().with("keepdims", 1);
+        let mut inputs = vec![safe];
+        inputs.extend((1..b.n_inputs()).filter_map(|i| b.optional_x(i)));
+        let p = b.emit("ReduceProd", &inputs, attrs)?;
+        let ones = b.choose(is_zero, one, zero)?;
+        let zeros = b.reduce_sum(ones, &d.axes, true)?;
+        let dp = b.mul(dy, p)?;
+        let (none, single) = (b.op("Equal", &[zeros, zero])?, b.op("Equal", &[zeros, one])?);
+        let others = b.div(dp, safe)?;
+        let at_zero = b.choose(single, dp, zero)?;
+        let elsewhere = b.choose(none, others, zero)?;
+        b.choose(is_zero, at_zero, elsewhere)
+    })
+};
+
+static REDUCE_L1: Reduce = Reduce {
+    ints: true,
+    sampler: Sampler { low: -2.0, high: 2.0, avoid: &[0.0], distinct: false },
+    ..reduce("ReduceL1", 18, Fold::L1, |b, d| {
+        // dx = dy · sign x
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let dy = d.keep(b, dy)?;
+        let (zero, minus) = (b.scalar_like(0.0, x), b.neg(dy)?);
+        let (above, below) = (b.op("Greater", &[x, zero])?, b.op("Less", &[x, zero])?);
+        let negative = b.choose(below, minus, zero)?;
+        b.choose(above, dy, negative)
+    })
+};
+
+static REDUCE_L2: Reduce = Reduce {
+    sampler: Sampler::within(0.3, 2.0),
+    ..reduce("ReduceL2", 18, Fold::L2, |b, d| {
+        // dx = dy · x / y, and 0 where y is
+        let (x, y, dy) = (b.x(0)?, b.y(0)?, b.dy()?);
+        let (y, dy) = (d.keep(b, y)?, d.keep(b, dy)?);
+        let (zero, one) = (b.scalar_like(0.0, x), b.scalar_like(1.0, x));
+        let flat = b.op("Equal", &[y, zero])?;
+        let y = b.choose(flat, one, y)?;
+        let slope = b.div(x, y)?;
+        b.mul(dy, slope)
+    })
+};
+
+static REDUCE_SUM_SQUARE: Reduce = Reduce {
+    ints: true,
+    ..reduce("ReduceSumSquare", 18, Fold::SumSquare, |b, d| {
+        // dx = 2 · dy · x
+        let (x, dy) = (b.x(0)?, b.dy()?);
+        let dy = d.keep(b, dy)?;
+        let twice = b.scale(dy, 2.0)?;
+        b.mul(twice, x)
+    })
+};
+
+static REDUCE_LOG_SUM: Reduce = Reduce {
+    sampler: Sampler::within(0.3, 2.0),
+    ..reduce("ReduceLogSum", 18, Fold::LogSum, |b, d| {
+        // dx = dy / Σ x = dy · exp(−y)
+        let (y, dy) = (b.y(0)?, b.dy()?);
+        let minus = b.neg(y)?;
+        let inverse = b.op("Exp", &[minus])?;
+        let dx = b.mul(dy, inverse)?;
+        d.keep(b, dx)
+    })
+};
+
+static REDUCE_LOG_SUM_EXP: Reduce = reduce("ReduceLogSumExp", 18, Fold::LogSumExp, |b, d| {
+    // dx = dy · exp(x − y)
+    let (x, y, dy) = (b.x(0)?, b.y(0)?, b.dy()?);
+    let (y, dy) = (d.keep(b, y)?, d.keep(b, dy)?);
+    let less = b.sub(x, y)?;
+    let share = b.op("Exp", &[less])?;
+    b.mul(dy, share)
+});
+
+pub(super) static OPS: &[&dyn Op] = &[
+    &REDUCE_SUM,
+    &REDUCE_MEAN,
+    &REDUCE_MAX,
+    &REDUCE_MIN,
+    &REDUCE_PROD,
+    &REDUCE_L1,
+    &REDUCE_L2,
+    &REDUCE_SUM_SQUARE,
+    &REDUCE_LOG_SUM,
+    &REDUCE_LOG_SUM_EXP,
+];

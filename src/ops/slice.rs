@@ -1,12 +1,13 @@
 //! Ops that take a part of a tensor or make it part of a larger one: <https://onnx.ai/onnx/operators/>.
 
+use super::constant::{fill, filled, word};
 use super::copy::{Copy, Side};
 use super::layout::{attr_to_input, behind, constant_ints, dims};
 use super::support::{given, strides};
-use super::{Arg, Bind, Case, Kernel, MANY, NodeView, Op, Params, Spec, Step, Vjp, grid_1d};
+use super::{Arg, Bind, Case, Kernel, MANY, NodeView, Op, Spec, Vjp};
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, ValueId, batch};
-use crate::tensor::{Array, DType, Element, TensorType};
+use crate::tensor::{Array, DType, TensorType};
 
 /// What a Slice takes of one axis: elements `start`, `start + step`, … , `count` of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,7 +160,14 @@ impl Op for Slice {
             case("everything", &[4, 3]).ints(&[0]).ints(&[i64::MAX]).ints(&[0]),
         ]
     }
-    fn import(&self, g: &mut Graph, opset: i64, inputs: &[Option<ValueId>], mut attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let mut inputs = inputs.to_vec();
         if opset < 10 {
             for (at, name) in (1..).zip(["starts", "ends", "axes"]) {
@@ -184,7 +192,14 @@ impl Op for Slice {
 }
 
 /// Slice by constants.
-pub(super) fn slice(g: &mut Graph, x: ValueId, starts: &[i64], ends: &[i64], axes: &[i64], steps: &[i64]) -> Result<ValueId> {
+pub(super) fn slice(
+    g: &mut Graph,
+    x: ValueId,
+    starts: &[i64],
+    ends: &[i64],
+    axes: &[i64],
+    steps: &[i64],
+) -> Result<ValueId> {
     let inputs = [x, g.ints(starts), g.ints(ends), g.ints(axes), g.ints(steps)];
     // a last step of 1 everywhere is the default
     let given = if steps.iter().all(|&s| s == 1) { 4 } else { 5 };
@@ -200,13 +215,16 @@ pub(super) fn pad(g: &mut Graph, x: ValueId, pads: &[i64]) -> Result<ValueId> {
     g.push("Pad", &[x, pads], Attrs::new())
 }
 
+/// Elements added before and after each axis.
+type Ends = Vec<(i64, i64)>;
+
 /// `y = x` with `value` around it, or cropped where a pad is negative. The other modes are imported as
 /// what they mean (Slice and Concat), so that their gradient needs no rule.
 struct Pad;
 
 impl Pad {
     /// Elements added before and after every axis, and the shape that results.
-    fn pads(n: &NodeView) -> Result<(Vec<(i64, i64)>, Vec<usize>)> {
+    fn pads(n: &NodeView) -> Result<(Ends, Vec<usize>)> {
         let mode = n.string("mode", "constant")?;
         if mode != "constant" {
             return Err(n.unsupported("mode", mode));
@@ -222,7 +240,7 @@ impl Pad {
         }
         Ok((all, shape))
     }
-    fn all(rank: usize, pads: &[i64], axes: Option<&[i64]>) -> Result<Vec<(i64, i64)>> {
+    fn all(rank: usize, pads: &[i64], axes: Option<&[i64]>) -> Result<Ends> {
         let wrong = || Error::format(format!("pads = {pads:?} with axes = {axes:?} do not fit rank {rank}"));
         let every: Vec<i64> = (0..).take(rank).collect();
         let axes = axes.unwrap_or(&every);
@@ -286,18 +304,9 @@ impl Op for Pad {
         vec![batch::unless_on(from, &padded)]
     }
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
-        fn full<T: Element>(shape: &[usize], v: &Array) -> Result<Array> {
-            Ok(Array::full(shape, v.slice::<T>()?[0]))
-        }
         let (copy, shape) = Self::copy(n)?;
-        let (x, v) = (given(x, 0)?, Self::value(n)?);
-        let mut y = match v {
-            Array::F32(_) => full::<f32>(&shape, &v)?,
-            Array::F64(_) => full::<f64>(&shape, &v)?,
-            Array::I64(_) => full::<i64>(&shape, &v)?,
-            Array::Bool(_) => full::<bool>(&shape, &v)?,
-        };
-        copy.write(x, &mut y)?;
+        let mut y = filled(&shape, &Self::value(n)?)?;
+        copy.write(given(x, 0)?, &mut y)?;
         Ok(vec![y])
     }
     fn vjp(&self, b: &mut Vjp) -> Result<()> {
@@ -311,22 +320,7 @@ impl Op for Pad {
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
         let (copy, shape) = Self::copy(n)?;
-        let len = shape.iter().product();
-        let word = match Self::value(n)? {
-            Array::I64(v) => v.iter().map(|&v| v as i32 as u32).sum(),
-            Array::Bool(v) => v.iter().map(|&v| u32::from(v)).sum(),
-            v => (v.to_f64()[0] as f32).to_bits(),
-        };
-        let mut steps = Vec::new();
-        if len > 0 {
-            steps.push(Step {
-                shader: crate::shader!("fill"),
-                overrides: Vec::new(),
-                binds: vec![Bind::Output(0)],
-                params: Params(Vec::new()).u("n", len).u("value", word as usize),
-                grid: grid_1d(len),
-            });
-        }
+        let mut steps: Vec<_> = fill(0, shape.iter().product(), word(&Self::value(n)?)).into_iter().collect();
         steps.extend(copy.step(Bind::Input(0), Bind::Output(0))?);
         Ok(Kernel::many(steps))
     }
@@ -341,7 +335,14 @@ impl Op for Pad {
             Case::new("Pad nothing", &[&[2, 3]]).ints(&[0; 4]),
         ]
     }
-    fn import(&self, g: &mut Graph, opset: i64, inputs: &[Option<ValueId>], mut attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let mut inputs = inputs.to_vec();
         if opset < 11 {
             attr_to_input(g, &mut inputs, &mut attrs, "pads", 1)?;
@@ -386,7 +387,7 @@ impl Op for Pad {
 fn grow(g: &mut Graph, x: ValueId, axis: usize, (low, high): (i64, i64), edge: bool) -> Result<ValueId> {
     let shape = g.shape(x).to_vec();
     let (a, d) = (dims(&[axis])[0], dims(&[shape[axis]])[0]);
-    let mut side = |g: &mut Graph, count: i64, first: i64| -> Result<Option<ValueId>> {
+    let side = |g: &mut Graph, count: i64, first: i64| -> Result<Option<ValueId>> {
         if count == 0 {
             return Ok(None);
         }
@@ -511,13 +512,24 @@ impl Op for Split {
         vec![
             Case::new("Split sizes", &[&[6, 2]]).ints(&[1, 3, 2]).outputs(&[true, true, true]),
             Case::new("Split inner axis", &[&[2, 5, 3]]).ints(&[2, 3]).attr("axis", 1).outputs(&[true, true]),
-            Case::new("Split uneven", &[&[2, 7]]).arg(Arg::Absent).attr("axis", -1).attr("num_outputs", 3).outputs(&[true; 3]),
-            Case::new("Split evenly", &[&[4, 3]]).outputs(&[true, true]),
+            Case::new("Split uneven", &[&[2, 7]])
+                .arg(Arg::Absent)
+                .attr("axis", -1)
+                .attr("num_outputs", 3)
+                .outputs(&[true; 3]),
+            Case::new("Split evenly", &[&[4, 3]]).attr("num_outputs", 2).outputs(&[true, true]),
             Case::new("Split part unused", &[&[6, 2]]).ints(&[1, 3, 2]).outputs(&[true, false, true]),
             Case::new("Split empty part", &[&[3, 2]]).ints(&[0, 3]).outputs(&[false, true]),
         ]
     }
-    fn import(&self, g: &mut Graph, opset: i64, inputs: &[Option<ValueId>], mut attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let mut inputs = inputs.to_vec();
         if opset < 13 {
             attr_to_input(g, &mut inputs, &mut attrs, "split", 1)?;

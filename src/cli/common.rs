@@ -1,0 +1,188 @@
+//! Flags that several subcommands share.
+
+use super::Context;
+use crate::classifier::{Classifier, ClassifierOptions};
+use crate::engine::choose::{Choice, Chosen, choose};
+use crate::error::{Error, Result};
+use crate::inputs::{self, Expected, Labelled, Scaling, Split};
+use crate::report::{self, Progress};
+use crate::tensor::TensorType;
+use clap::{Args, ValueEnum};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The model and how its open extents are bound.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// The classifier, an ONNX file.
+    pub model: PathBuf,
+    /// The output that names the class, where the model has several.
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Binds an extent that the model leaves open, by the name the model gives it.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
+    pub dims: Vec<(String, usize)>,
+}
+
+fn parse_dim(text: &str) -> Result<(String, usize), String> {
+    let (name, n) = text.split_once('=').ok_or("expected NAME=N")?;
+    let n = n.parse().ok().filter(|&n| n > 0).ok_or("N must be a whole number above 0")?;
+    Ok((name.to_owned(), n))
+}
+
+impl ModelArgs {
+    /// Reads the model.
+    pub(super) fn open(&self) -> Result<Classifier> {
+        let dims: BTreeMap<String, usize> = self.dims.iter().cloned().collect();
+        let options = ClassifierOptions { output: self.output.clone(), dims, sample: None };
+        Classifier::open(&self.model, options).map_err(|e| named(e, &self.model))
+    }
+}
+
+/// The error with the file's name in front, unless it is there already.
+pub(super) fn named(e: Error, path: &Path) -> Error {
+    let name = path.display().to_string();
+    if e.to_string().contains(&name) { e } else { e.at(name) }
+}
+
+/// An engine's name on the command line.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum EngineName {
+    /// A GPU if there is one, else ONNX Runtime if its library is found, else cpu
+    #[default]
+    Auto,
+    /// WGSL kernels on Vulkan, Metal, DX12 or OpenGL; takes software adapters too
+    Wgpu,
+    /// ONNX Runtime
+    Ort,
+    /// The embedded engine
+    Cpu,
+}
+
+/// Which engine runs the graphs.
+#[derive(Debug, Args)]
+pub(super) struct EngineArgs {
+    /// What runs the graphs.
+    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
+    engine: EngineName,
+    /// The ONNX Runtime library, for '--engine ort' and 'auto'.
+    #[arg(long, value_name = "FILE")]
+    ort_library: Option<PathBuf>,
+}
+
+impl EngineArgs {
+    pub(super) fn open(&self) -> Result<Chosen> {
+        let choice = match self.engine {
+            EngineName::Auto => Choice::Auto,
+            EngineName::Wgpu => Choice::Wgpu,
+            EngineName::Ort => Choice::Ort,
+            EngineName::Cpu => Choice::Cpu,
+        };
+        choose(choice, self.ort_library.clone())
+    }
+}
+
+/// An engine as reports name it.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct EngineReport {
+    name: &'static str,
+    adapter: String,
+    why: String,
+}
+
+impl EngineReport {
+    pub(super) fn new(chosen: &Chosen) -> Self {
+        Self { name: chosen.engine.name(), adapter: chosen.engine.describe(), why: chosen.why.clone() }
+    }
+}
+
+impl std::fmt::Display for EngineReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {}", self.name, self.adapter, self.why)
+    }
+}
+
+/// How numbers in a data set become the model's input.
+#[derive(Debug, Args)]
+pub(super) struct ScaleArgs {
+    /// Factor on stored numbers [default: 1/255 for uint8, 1 for all others].
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    scale: Option<f64>,
+    /// Taken off after scaling; one number, or one per channel.
+    #[arg(long, value_name = "M,…", value_delimiter = ',', allow_negative_numbers = true)]
+    mean: Vec<f64>,
+    /// Divided by at last; one number, or one per channel.
+    #[arg(long, value_name = "S,…", value_delimiter = ',')]
+    std: Vec<f64>,
+    /// Which part of a data set in IDX files.
+    #[arg(long, value_enum, default_value_t)]
+    split: SplitName,
+    /// At most so many samples, drawn by --seed.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum SplitName {
+    #[default]
+    Test,
+    Train,
+}
+
+impl ScaleArgs {
+    /// Reads labelled inputs that fit the model.
+    pub(super) fn load(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Labelled> {
+        let input = classifier.input();
+        let sample = TensorType::new(input.dtype, classifier.sample_shape());
+        let expected = Expected { sample, classes: classifier.classes(), extra: classifier.extra_inputs() };
+        let options = inputs::Options {
+            scaling: Scaling { scale: self.scale, mean: self.mean.clone(), std: self.std.clone() },
+            split: match self.split {
+                SplitName::Test => Split::Test,
+                SplitName::Train => Split::Train,
+            },
+            limit: self.limit,
+            seed,
+        };
+        inputs::load(path, &expected, &options).map_err(|e| named(e, path))
+    }
+}
+
+impl Context {
+    /// Progress of a task, unless told to be quiet.
+    pub(super) fn progress(&self, task: &str, len: usize) -> Progress {
+        if self.quiet { Progress::hidden() } else { Progress::new(task, len) }
+    }
+    /// Prints the result: as JSON if asked for, else as text.
+    pub(super) fn print(&self, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json { report::write_json(&mut out, value) } else { report::write_text(&mut out, &text()) }
+    }
+}
+
+/// The folder that a new file goes to must be there before any work is done.
+pub(super) fn check_target(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(Error::invalid(format!(
+            "cannot write {}: the folder {} does not exist",
+            path.display(),
+            folder.display()
+        )));
+    }
+    if path.is_dir() {
+        return Err(Error::invalid(format!("cannot write {}: it is a folder", path.display())));
+    }
+    Ok(())
+}
+
+/// Whether two paths name one file.
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}

@@ -1,0 +1,271 @@
+//! `forget`: the main job.
+
+use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, same_file};
+use super::{Context, Status};
+use crate::error::{Error, Result};
+use crate::forget::answers::Answers;
+use crate::forget::search::Candidate;
+use crate::forget::{self, Change, Method, Outcome, Request, Rule, Stage, Strength};
+use crate::onnx::{PatchOptions, patch};
+use crate::report::{Align, Table, format};
+use clap::ValueEnum;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum RuleName {
+    /// Both rules, strength searched on the inputs
+    #[default]
+    Auto,
+    /// w ± α η with η = f_F / f_R; needs --lambda1 and --lambda2, or searches them
+    Ratio,
+    /// w · min(λ f_D / f_F, 1) where f_F > α f_D; needs --alpha and --lambda, or searches them
+    Dampen,
+}
+
+/// Makes a classifier forget one or more classes and writes the changed model.
+///
+/// Only the bytes of weights change. Without strengths the strength is searched on the labelled inputs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A class to forget; may be given several times.
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
+    classes: Vec<usize>,
+    /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
+    /// folder of images per class.
+    #[arg(long, value_name = "PATH")]
+    inputs: PathBuf,
+    /// The new model.
+    #[arg(short, long, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
+    o: Option<PathBuf>,
+    /// Change the model file itself.
+    #[arg(long)]
+    in_place: bool,
+    /// How weights are changed.
+    #[arg(long, value_enum, default_value_t)]
+    rule: RuleName,
+    /// Ratio rule: cap on the step per unit of η.
+    #[arg(long, value_name = "V", requires = "lambda2")]
+    lambda1: Option<f64>,
+    /// Ratio rule: cap on the greatest step in an initializer.
+    #[arg(long, value_name = "V", requires = "lambda1")]
+    lambda2: Option<f64>,
+    /// Dampening: how many times f_D a weight's f_F must exceed.
+    #[arg(long, value_name = "V", requires = "lambda")]
+    alpha: Option<f64>,
+    /// Dampening: scale of what is left of a weight.
+    #[arg(long, value_name = "V", requires = "alpha")]
+    lambda: Option<f64>,
+    /// Decides the noise that the search adds to inputs, and which samples --limit keeps.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    scaling: ScaleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+#[derive(serde::Serialize)]
+struct InputReport {
+    retained_samples: usize,
+    forgotten_samples: usize,
+    retained_right_before: usize,
+    retained_right_after: usize,
+    forgotten_answered_before: usize,
+    forgotten_answered_after: usize,
+    old_head_answered_after: Option<usize>,
+}
+
+#[derive(serde::Serialize)]
+struct Report {
+    file: PathBuf,
+    engine: EngineReport,
+    classes: Vec<usize>,
+    rule: &'static str,
+    strength: Vec<(&'static str, f64)>,
+    candidates: usize,
+    tried: Vec<Candidate>,
+    inputs: InputReport,
+    changes: Vec<Change>,
+    head_share: f64,
+    weights_changed: usize,
+    elements_changed: usize,
+    one_by_one: Option<String>,
+    seed: u64,
+    seconds: f64,
+}
+
+impl Args {
+    pub(super) fn run(mut self, context: &Context) -> Result<Status> {
+        let start = Instant::now();
+        self.classes.sort_unstable();
+        self.classes.dedup();
+        let method = self.method()?;
+        let target = self.o.clone().unwrap_or_else(|| self.model.model.clone());
+        check_target(&target)?;
+        if !self.in_place && same_file(&self.model.model, &target) {
+            return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
+        }
+        let classifier = self.model.open()?;
+        let data = self.scaling.load(&self.inputs, &classifier, self.seed)?;
+        let chosen = self.engine.open()?;
+        let engine = EngineReport::new(&chosen);
+        let request = Request { classes: self.classes.clone(), method, seed: self.seed };
+        let fisher = context.progress("fisher", data.len());
+        let search = context.progress("search", 0);
+        let outcome = forget::forget(&classifier, chosen.engine.as_ref(), &data, &request, &mut |stage| match stage {
+            Stage::Fisher(n, _) => fisher.inc(n.saturating_sub(fisher.position())),
+            Stage::Search(n) => {
+                search.set_len(n);
+                search.inc(1);
+            }
+        })?;
+        drop((fisher, search));
+        let model = classifier.model();
+        let changes = outcome
+            .new
+            .iter()
+            .map(|(name, data)| match model.weight_index(name) {
+                Some(i) => Ok((i, data.clone())),
+                None => Err(Error::internal(format!("weight '{name}' is not in the file"))),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let options = PatchOptions { in_place: self.in_place, ..PatchOptions::default() };
+        patch(model, &changes, &target, &options)?;
+        let report = self.report(target, engine, outcome, &data.y, start.elapsed().as_secs_f64());
+        context.print(&report, || text(&report))?;
+        Ok(Status::Done)
+    }
+
+    fn method(&self) -> Result<Method> {
+        let ratio = self.lambda1.zip(self.lambda2);
+        let dampen = self.alpha.zip(self.lambda);
+        for (name, v) in
+            [("lambda1", self.lambda1), ("lambda2", self.lambda2), ("alpha", self.alpha), ("lambda", self.lambda)]
+        {
+            if let Some(v) = v.filter(|v| !v.is_finite() || *v < 0.0) {
+                return Err(Error::invalid(format!("--{name} {v} must be a number of at least 0")));
+            }
+        }
+        match (self.rule, ratio, dampen) {
+            (RuleName::Ratio, Some((lambda1, lambda2)), None) => {
+                Ok(Method::Fixed(Strength::Ratio { lambda1, lambda2, sign: 1.0 }))
+            }
+            (RuleName::Dampen, None, Some((alpha, lambda))) => Ok(Method::Fixed(Strength::Dampen { alpha, lambda })),
+            (RuleName::Auto, None, None) => Ok(Method::Search(vec![Rule::Dampen, Rule::Ratio])),
+            (RuleName::Ratio, None, None) => Ok(Method::Search(vec![Rule::Ratio])),
+            (RuleName::Dampen, None, None) => Ok(Method::Search(vec![Rule::Dampen])),
+            _ => Err(Error::invalid(
+                "strengths belong to a rule: --rule ratio takes --lambda1 and --lambda2, --rule dampen takes --alpha and --lambda",
+            )),
+        }
+    }
+
+    fn report(&self, file: PathBuf, engine: EngineReport, o: Outcome, truth: &[usize], seconds: f64) -> Report {
+        let names = o.strength.rule().strengths();
+        Report {
+            file,
+            engine,
+            classes: self.classes.clone(),
+            rule: match o.strength.rule() {
+                Rule::Ratio => "ratio",
+                Rule::Dampen => "dampen",
+            },
+            strength: names.iter().copied().zip(o.strength.values()).collect(),
+            candidates: o.tried.len(),
+            inputs: inputs(&self.classes, truth, &o.before, &o.after),
+            head_share: o.changes.iter().filter(|c| o.head.contains(&c.name)).map(|c| c.share).sum(),
+            weights_changed: o.changes.iter().filter(|c| c.changed > 0).count(),
+            elements_changed: o.changes.iter().map(|c| c.changed).sum(),
+            changes: o.changes,
+            tried: o.tried,
+            one_by_one: o.one_by_one,
+            seed: self.seed,
+            seconds,
+        }
+    }
+}
+
+fn inputs(forgotten: &[usize], truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
+    let count = |logits: &[f64], keep: &dyn Fn(usize, usize) -> bool| {
+        let answers = Answers::classes_of(logits, before.classes);
+        truth.iter().zip(answers).filter(|(y, a)| keep(**y, *a)).count()
+    };
+    let right = |y: usize, a: usize| !forgotten.contains(&y) && y == a;
+    let answered = |y: usize, a: usize| forgotten.contains(&y) && forgotten.contains(&a);
+    let forgotten_samples = truth.iter().filter(|y| forgotten.contains(y)).count();
+    InputReport {
+        retained_samples: truth.len() - forgotten_samples,
+        forgotten_samples,
+        retained_right_before: count(&before.logits, &right),
+        retained_right_after: count(&after.logits, &right),
+        forgotten_answered_before: count(&before.logits, &answered),
+        forgotten_answered_after: count(&after.logits, &answered),
+        old_head_answered_after: after.old_head.as_ref().map(|z| count(z, &answered)),
+    }
+}
+
+fn text(r: &Report) -> String {
+    let classes: Vec<String> = r.classes.iter().map(usize::to_string).collect();
+    let strengths: Vec<String> =
+        r.strength.iter().map(|(n, v)| format!("{n} {}", format::significant(*v, 4))).collect();
+    let mut out = format!(
+        "engine:   {}\nforget:   class {}\nrule:     {} with {} ({} tried, seed {})\n",
+        r.engine,
+        classes.join(", "),
+        r.rule,
+        strengths.join(", "),
+        r.candidates,
+        r.seed
+    );
+    if let Some(why) = &r.one_by_one {
+        out += &format!("samples ran one by one: {why}\n");
+    }
+    let i = &r.inputs;
+    let mut answers = Table::new([("labelled inputs", Align::Left), ("before", Align::Right), ("after", Align::Right)]);
+    let of = |n: usize, all: usize| format!("{n} of {all}");
+    answers.row([
+        "retained, answered rightly".to_owned(),
+        of(i.retained_right_before, i.retained_samples),
+        of(i.retained_right_after, i.retained_samples),
+    ]);
+    answers.row([
+        "forgotten, still answered".to_owned(),
+        of(i.forgotten_answered_before, i.forgotten_samples),
+        of(i.forgotten_answered_after, i.forgotten_samples),
+    ]);
+    if let Some(n) = i.old_head_answered_after {
+        let before = of(i.forgotten_answered_before, i.forgotten_samples);
+        answers.row(["forgotten, under the old head".to_owned(), before, of(n, i.forgotten_samples)]);
+    }
+    let columns = [
+        ("weight", Align::Left),
+        ("elements", Align::Right),
+        ("changed", Align::Right),
+        ("share %", Align::Right),
+        ("relative", Align::Right),
+    ];
+    let mut layers = Table::new(columns);
+    for c in r.changes.iter().filter(|c| c.changed > 0) {
+        let relative = format::significant(c.relative, 3);
+        layers.row([
+            c.name.clone(),
+            format::count(c.elements),
+            format::count(c.changed),
+            format::percent(c.share),
+            relative,
+        ]);
+    }
+    out += &format!("\n{answers}\n{layers}\n");
+    out += &format!("{} % of the change lies in the last layer\n", format::percent(r.head_share));
+    out += &format!(
+        "wrote {}: {} elements of {} weights changed, {:.2} s\n",
+        r.file.display(),
+        format::count(r.elements_changed),
+        r.weights_changed,
+        r.seconds
+    );
+    out
+}

@@ -1,0 +1,362 @@
+//! Changing weights where they lie: the output is the input's bytes with nothing but weight elements changed.
+//!
+//! Every output file is written beside its final name under a temporary one, compared with its source
+//! byte by byte, flushed to disk and only then renamed, data files before the model. What this promises:
+//!
+//! * Until the first rename nothing but temporary files (`.onnx-unlearn-*.tmp`) exists; an error removes them.
+//! * When one file changes, which is every model without external data, the rename makes the change atomic:
+//!   at any crash the old or the new file is there, complete.
+//! * When several files change in place, each of them is replaced atomically but not all at once: a crash
+//!   between two renames leaves some weights old and others new. The window is the renames alone.
+
+use super::files;
+use super::load::{ExternalSpan, Model};
+use super::run::Run;
+use super::target::{self, Output};
+use super::weights::{Place, Storage, Weight};
+use crate::error::{Error, Result};
+use crate::tensor::{Array, DType};
+use half::{bf16, f16};
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// Elements handled at a time; bounds memory whatever the size of a weight.
+const CHUNK: usize = 1 << 16;
+
+/// What [`patch`] may replace.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PatchOptions {
+    /// The target is the model itself. Without this, a target that is the input under any name is refused.
+    pub in_place: bool,
+    /// Data files that already exist beside the target may be replaced.
+    pub overwrite_data: bool,
+}
+
+/// What [`patch`] did.
+#[derive(Clone, Debug, Default)]
+pub struct PatchReport {
+    /// One entry per changed weight, in the order they were given.
+    pub weights: Vec<PatchedWeight>,
+    /// The files that were written.
+    pub files: Vec<PathBuf>,
+}
+
+impl PatchReport {
+    /// Number of elements whose bytes changed.
+    pub fn changed(&self) -> usize {
+        self.weights.iter().map(|w| w.changed).sum()
+    }
+}
+
+/// One weight of a [`PatchReport`].
+#[derive(Clone, Debug)]
+pub struct PatchedWeight {
+    /// Index in [`Model::weights`].
+    pub index: usize,
+    /// Name of the weight.
+    pub name: String,
+    /// Number of its elements.
+    pub elements: usize,
+    /// Elements whose bytes changed.
+    pub changed: usize,
+    /// Bytes that its elements take in the file.
+    pub bytes: usize,
+}
+
+/// Writes the model with new values for some weights, given by their index in [`Model::weights`].
+///
+/// Values are rounded to the stored type, to nearest even. An element whose new value equals the old one
+/// as that value was read keeps its bytes. Without `in_place`, data files are written below the target's
+/// directory under the names that the model gives them, changed or not; in the model's own directory that would
+/// replace the original's data, so changing external weights there is refused.
+///
+/// # Errors
+/// `Invalid` for values of another shape, values too large for the stored type, weights named twice, and targets
+/// as above; `Unsupported` for weights that are not patchable, overlap another tensor, or lie in a file with
+/// a checksum; `Io` when writing fails. After an error every file is as it was, but for a failing rename
+/// among several in place.
+pub fn patch(
+    model: &Model,
+    changes: &[(usize, Array)],
+    target: impl AsRef<Path>,
+    options: &PatchOptions,
+) -> Result<PatchReport> {
+    let jobs = plan(model, changes)?;
+    let touched = jobs.iter().map(|j| j.weight.data_file()).collect();
+    let mut outputs = target::outputs(model, &touched, target.as_ref(), options)?;
+    let mut report = PatchReport::default();
+    for job in &jobs {
+        let (name, elements) = (job.weight.name.clone(), job.weight.elements());
+        let bytes = elements.saturating_mul(job.weight.storage.width());
+        report.weights.push(PatchedWeight { index: job.index, name, elements, changed: 0, bytes });
+    }
+    for output in &outputs.list {
+        let here: Vec<_> =
+            jobs.iter().zip(&mut report.weights).filter(|(j, _)| j.weight.data_file() == output.file).collect();
+        let temp = write(model.source(output.file)?, output, here)?;
+        outputs.temps.push(temp);
+    }
+    report.files = outputs.commit(model)?;
+    Ok(report)
+}
+
+/// New values for one weight.
+struct Job<'a> {
+    index: usize,
+    weight: &'a Weight,
+    values: Array,
+}
+
+fn plan<'a>(model: &'a Model, changes: &[(usize, Array)]) -> Result<Vec<Job<'a>>> {
+    let mut jobs = Vec::with_capacity(changes.len());
+    let mut seen = BTreeSet::new();
+    for (index, values) in changes {
+        let weight = model.weights().get(*index);
+        let weight = weight.ok_or_else(|| Error::invalid(format!("the model has no weight number {index}")))?;
+        let job = job(*index, weight, values).map_err(|e| e.at(format!("weight '{}'", weight.name)))?;
+        if !seen.insert(*index) {
+            return Err(Error::invalid(format!("weight '{}' is changed twice", weight.name)));
+        }
+        jobs.push(job);
+    }
+    check_external(model, &jobs)?;
+    Ok(jobs)
+}
+
+fn job<'a>(index: usize, weight: &'a Weight, values: &Array) -> Result<Job<'a>> {
+    if !weight.is_patchable() {
+        let why = "half-precision elements in int32_data have varying length; save the model with raw_data";
+        return Err(Error::unsupported(why));
+    }
+    if values.shape() != weight.shape {
+        return Err(Error::invalid(format!("new values have shape {:?}, not {:?}", values.shape(), weight.shape)));
+    }
+    let values = match (values, weight.storage) {
+        (Array::F32(_), _) | (Array::F64(_), Storage::F64) => values.clone(),
+        (Array::F64(wide), _) => {
+            let narrow = values.to_float(DType::F32);
+            let lost = wide.iter().zip(narrow.slice::<f32>()?).find(|(w, n)| w.is_finite() && !n.is_finite());
+            if let Some((w, _)) = lost {
+                return Err(Error::invalid(format!("the value {w} does not fit {:?}", weight.storage)));
+            }
+            narrow
+        }
+        _ => return Err(Error::invalid(format!("new values are {}, not floats", values.dtype()))),
+    };
+    Ok(Job { index, weight, values })
+}
+
+/// Refuses changes that would reach other tensors, or make a checksum in the model wrong.
+fn check_external(model: &Model, jobs: &[Job<'_>]) -> Result<()> {
+    let mut changed = BTreeSet::new();
+    for job in jobs {
+        if let Place::File { span, .. } = job.weight.place {
+            changed.insert(span);
+        }
+    }
+    let group = |file: usize| model.data_files().get(file).map_or(file, |f| f.group);
+    let groups: BTreeSet<usize> = changed.iter().filter_map(|&s| model.spans.get(s)).map(|s| group(s.file)).collect();
+    let mut sorted: Vec<_> = model.spans.iter().enumerate().filter(|(_, s)| groups.contains(&group(s.file))).collect();
+    if let Some((_, s)) = sorted.iter().find(|(_, s)| s.checksum) {
+        let why = "its model entry holds a checksum of the data file, which a change would make wrong";
+        return Err(Error::unsupported(format!("{}: {why}", s.path)));
+    }
+    sorted.retain(|(_, s)| !s.range.is_empty());
+    sorted.sort_by_key(|(_, s)| (group(s.file), s.range.start));
+    // of the tensors so far in this file, and of the changed ones among them, the one that reaches furthest
+    let (mut any, mut moved): (Option<&ExternalSpan>, Option<&ExternalSpan>) = (None, None);
+    let mut current = None;
+    for (i, s) in sorted {
+        if current.replace(group(s.file)) != Some(group(s.file)) {
+            (any, moved) = (None, None);
+        }
+        let is_changed = changed.contains(&i);
+        let before = if is_changed { any } else { moved };
+        if let Some(other) = before.filter(|o| o.range.end > s.range.start) {
+            let both = format!("{} and {} share bytes of their data file", other.path, s.path);
+            return Err(Error::unsupported(format!("{both}, so that changing one would change the other")));
+        }
+        any = any.filter(|o| o.range.end >= s.range.end).or(Some(s));
+        if is_changed {
+            moved = moved.filter(|o| o.range.end >= s.range.end).or(Some(s));
+        }
+    }
+    Ok(())
+}
+
+/// Writes one output file under a temporary name and proves it right.
+fn write(source: &[u8], output: &Output, mut jobs: Vec<(&Job<'_>, &mut PatchedWeight)>) -> Result<NamedTempFile> {
+    let failed = |e| unwritable(&output.path, &e);
+    let mut temp = target::temporary(output).map_err(failed)?;
+    temp.write_all(source).map_err(failed)?;
+    for (job, done) in &mut jobs {
+        done.changed = splice(&mut temp, source, job, &output.path)?;
+    }
+    if let Some(permissions) = &output.permissions {
+        temp.as_file().set_permissions(permissions.clone()).map_err(failed)?;
+    }
+    verify(&temp, source, &jobs, &output.path)?;
+    temp.as_file().sync_all().map_err(failed)?;
+    Ok(temp)
+}
+
+fn unwritable(path: &Path, cause: &std::io::Error) -> Error {
+    Error::io(format!("cannot write {}", path.display()), cause)
+}
+
+/// Writes the new elements of a weight over the old ones; counts those that differ.
+fn splice(file: &mut NamedTempFile, source: &[u8], job: &Job<'_>, path: &Path) -> Result<usize> {
+    let (mut changed, mut done, width) = (0_usize, 0_usize, job.weight.storage.width());
+    for run in job.weight.runs() {
+        for first in (0..run.count).step_by(CHUNK) {
+            let part = run.part(first, CHUNK).and_then(|p| Some((p.count, p.span(width)?)));
+            let piece = part.and_then(|(n, span)| Some((n, span.start, source.get(span)?)));
+            let (n, at, old) = piece.ok_or_else(|| Error::internal("a weight leaves its file"))?;
+            let mut bytes = old.to_vec();
+            let more = encode(&mut bytes, run.step, job, done).map_err(|e| e.at(format!("'{}'", job.weight.name)))?;
+            done = done.saturating_add(n);
+            if more == 0 {
+                continue;
+            }
+            changed = changed.saturating_add(more);
+            let seek = SeekFrom::Start(u64::try_from(at).unwrap_or(u64::MAX));
+            file.seek(seek).and_then(|_| file.write_all(&bytes)).map_err(|e| unwritable(path, &e))?;
+        }
+    }
+    Ok(changed)
+}
+
+/// Puts the values from element `first` on into `bytes`; counts the elements whose bytes change.
+fn encode(bytes: &mut [u8], step: usize, job: &Job<'_>, first: usize) -> Result<usize> {
+    let storage = job.weight.storage;
+    if let (Storage::F64, Array::F64(_)) = (storage, &job.values) {
+        let new = job.values.slice::<f64>()?.get(first..).unwrap_or_default();
+        return replace(bytes, step, new, f64::from_le_bytes, f64::to_le_bytes);
+    }
+    let new = job.values.slice::<f32>()?.get(first..).unwrap_or_default();
+    match storage {
+        Storage::F32 => replace(bytes, step, new, f32::from_le_bytes, f32::to_le_bytes),
+        Storage::F16 => {
+            replace(bytes, step, new, |b| f16::from_le_bytes(b).to_f32(), |v| f16::from_f32(v).to_le_bytes())
+        }
+        Storage::Bf16 => {
+            replace(bytes, step, new, |b| bf16::from_le_bytes(b).to_f32(), |v| bf16::from_f32(v).to_le_bytes())
+        }
+        Storage::F64 => replace(bytes, step, new, |b| narrow(f64::from_le_bytes(b)), |v| f64::from(v).to_le_bytes()),
+    }
+}
+
+/// The nearest `f32`.
+#[allow(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounding is the purpose")]
+fn narrow(v: f64) -> f32 {
+    v as f32
+}
+
+/// The two float types, compared by their bits: `-0.0` is not `0.0`, and a NaN equals itself.
+trait Real: Copy + Display {
+    fn same(self, other: Self) -> bool;
+    fn finite(self) -> bool;
+}
+
+impl Real for f32 {
+    fn same(self, other: Self) -> bool {
+        self.to_bits() == other.to_bits()
+    }
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Real for f64 {
+    fn same(self, other: Self) -> bool {
+        self.to_bits() == other.to_bits()
+    }
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+fn replace<const N: usize, V: Real>(
+    bytes: &mut [u8],
+    step: usize,
+    new: &[V],
+    load: impl Fn([u8; N]) -> V,
+    save: impl Fn(V) -> [u8; N],
+) -> Result<usize> {
+    let mut changed = 0_usize;
+    let elements = bytes.chunks_mut(step.max(1)).filter_map(|c| c.first_chunk_mut::<N>());
+    for (old, &value) in elements.zip(new) {
+        if load(*old).same(value) {
+            continue;
+        }
+        let stored = save(value);
+        if value.finite() && !load(stored).finite() {
+            return Err(Error::invalid(format!("the value {value} does not fit its {}-bit type", 8 * N)));
+        }
+        if *old != stored {
+            *old = stored;
+            changed = changed.saturating_add(1);
+        }
+    }
+    Ok(changed)
+}
+
+/// Compares the temporary file with its source: as many elements differ as were changed, and nothing else.
+fn verify(temp: &NamedTempFile, source: &[u8], jobs: &[(&Job<'_>, &mut PatchedWeight)], path: &Path) -> Result<()> {
+    let written =
+        files::map(temp.as_file()).map_err(|e| Error::io(format!("cannot read back {}", path.display()), &e))?;
+    let mut runs: Vec<(&Run, usize)> = Vec::new();
+    for (job, _) in jobs {
+        runs.extend(job.weight.runs().iter().map(|r| (r, job.weight.storage.width())));
+    }
+    runs.sort_by_key(|(r, _)| r.start);
+    let expected: usize = jobs.iter().map(|(_, done)| done.changed).sum();
+    match differing(source, &written, &runs) {
+        Some(n) if n == expected => Ok(()),
+        Some(n) => Err(Error::internal(format!("{n} elements differ in the written file, not {expected}"))),
+        None => Err(Error::internal("the written file differs outside of the changed weights")),
+    }
+}
+
+/// Number of elements that differ in the runs, which are sorted; `None` when anything else differs.
+fn differing(old: &[u8], new: &[u8], runs: &[(&Run, usize)]) -> Option<usize> {
+    let (mut at, mut n) = (0_usize, 0_usize);
+    for (run, width) in runs {
+        let span = run.span(*width)?;
+        if old.get(at..span.start)? != new.get(at..span.start)? {
+            return None;
+        }
+        at = span.end;
+        let (old, new) = (old.get(span.clone())?, new.get(span)?);
+        n = n.checked_add(match width {
+            2 => differing_elements::<2>(old, new, run.step),
+            4 => differing_elements::<4>(old, new, run.step),
+            8 => differing_elements::<8>(old, new, run.step),
+            _ => None,
+        }?)?;
+    }
+    (old.get(at..)? == new.get(at..)?).then_some(n)
+}
+
+/// Number of elements that differ; `None` when the bytes between them do.
+fn differing_elements<const N: usize>(old: &[u8], new: &[u8], step: usize) -> Option<usize> {
+    if step == N {
+        let pairs = old.as_chunks::<N>().0.iter().zip(new.as_chunks::<N>().0);
+        return Some(pairs.filter(|(a, b)| a != b).count());
+    }
+    let mut n = 0_usize;
+    for (old, new) in old.chunks(step.max(1)).zip(new.chunks(step.max(1))) {
+        let ((a, between), (b, same)) = (old.split_first_chunk::<N>()?, new.split_first_chunk::<N>()?);
+        if between != same {
+            return None;
+        }
+        n = n.saturating_add(usize::from(a != b));
+    }
+    Some(n)
+}
+
+#[cfg(test)]
+mod tests;
