@@ -79,7 +79,8 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<ModelProto> {
     for (&id, name) in graph.outputs.iter().zip(outputs) {
         proto.output.push(value_info(name, &graph.value(id).ty)?);
     }
-    let opset = graph.opset.max(OPSET);
+    let needed = graph.nodes().iter().map(|n| n.op.opset(&graph.view_of(n)));
+    let opset = needed.fold(graph.opset.max(OPSET), i64::max);
     Ok(ModelProto {
         ir_version: Some(ir_version(opset)),
         producer_name: Some(env!("CARGO_PKG_NAME").into()),
@@ -115,16 +116,18 @@ fn ir_version(opset: i64) -> i64 {
     }
 }
 
-/// The pruned graph without ops of our own.
+/// The pruned graph without ops of our own or newer than its operator set.
 fn lowered(graph: &Graph) -> Result<Graph> {
     let mut graph = graph.clone();
     passes::prune(&mut graph);
     // a lowering may use another op of our own, so go on until there is none
-    while graph.nodes().iter().any(|n| n.op.spec().domain == INTERNAL) {
+    loop {
         graph = lower_once(&graph)?;
         passes::prune(&mut graph);
+        if graph.nodes().iter().all(|n| n.op.spec().domain != INTERNAL) {
+            return Ok(graph);
+        }
     }
-    Ok(graph)
 }
 
 fn lower_once(from: &Graph) -> Result<Graph> {
@@ -150,16 +153,16 @@ fn lower_once(from: &Graph) -> Result<Graph> {
         let inputs: Vec<Option<ValueId>> = node.inputs.iter().map(|i| i.as_ref().and_then(known)).collect();
         to.set_scope(node.name.as_str());
         let spec = node.op.spec();
-        let outputs = if spec.domain == INTERNAL {
-            let made = node
-                .op
-                .lower(&mut to, &inputs, &node.attrs)
-                .map_err(|e| e.at(format!("lowering {}", spec.name)))?
-                .ok_or_else(|| Error::internal(format!("{} has no lowering", spec.name)))?;
-            made.into_iter().map(Some).collect()
-        } else {
-            let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
-            to.push_multi(node.op, &inputs, node.attrs.clone(), &wanted)?
+        let lower = node.op.lower(&mut to, &inputs, &node.attrs);
+        let outputs = match lower.map_err(|e| e.at(format!("lowering {}", spec.name)))? {
+            Some(made) => made.into_iter().map(Some).collect(),
+            None if spec.domain == INTERNAL => {
+                return Err(Error::internal(format!("{} has no lowering", spec.name)));
+            }
+            None => {
+                let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
+                to.push_multi(node.op, &inputs, node.attrs.clone(), &wanted)?
+            }
         };
         for (old, new) in node.outputs.iter().zip(outputs) {
             let (Some(old), Some(new)) = (*old, new) else { continue };
@@ -274,18 +277,20 @@ fn node_proto(graph: &Graph, node: &Node, name: String, names: &mut Names) -> Re
         ids.iter().take(given).map(|id| id.map_or_else(String::new, |id| names.of(graph, id))).collect()
     };
     let (input, mut output) = (list(&node.inputs), list(&node.outputs));
-    // of any number of outputs (Split) none may be left out, unlike an optional one
-    if node.op.spec().outputs.1 == MANY {
-        output.resize(node.op.infer(&graph.view_of(node))?.len(), String::new());
-        for name in output.iter_mut().filter(|n| n.is_empty()) {
-            *name = names.unique.claim("unused");
-        }
+    // only an optional output may go without a name, and none of an op with any number of them (Split)
+    let spec = node.op.spec();
+    let required = if spec.outputs.1 == MANY { node.op.infer(&graph.view_of(node))?.len() } else { spec.outputs.0 };
+    if output.len() < required {
+        output.resize(required, String::new());
+    }
+    for name in output.iter_mut().take(required).filter(|n| n.is_empty()) {
+        *name = names.unique.claim("unused");
     }
     Ok(NodeProto {
         input,
         output,
         name: Some(name),
-        op_type: Some(node.op.spec().name.into()),
+        op_type: Some(spec.name.into()),
         attribute: node.attrs.iter().map(|(name, value)| attribute(name, value)).collect::<Result<_>>()?,
         ..NodeProto::default()
     })

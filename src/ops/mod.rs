@@ -20,7 +20,7 @@ pub use vjp::{Dx, Vjp};
 pub(crate) use vjp::{reduce_sum, reshape, transpose};
 
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::graph::{Attrs, Batch, Graph, OPSET, ValueId};
 use crate::tensor::{Array, TensorType};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -116,6 +116,12 @@ pub trait Op: Sync {
     fn kernel(&self, n: &NodeView) -> Result<Kernel>;
     /// Shapes, attributes and samplers under which all of the above is tested on every engine.
     fn cases(&self) -> Vec<Case>;
+    /// The first version of the default operator set in which a node like this exists and means what it
+    /// means here; export asks for no less.
+    fn opset(&self, n: &NodeView) -> i64 {
+        let _ = n;
+        OPSET
+    }
     /// Adds this op as a model of operator set `opset` has it, in the form that the rest of this trait
     /// understands (that of [`crate::graph::OPSET`] or newer).
     ///
@@ -132,7 +138,12 @@ pub trait Op: Sync {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
     }
-    /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
+    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
+    }
+    /// For our own ops, and for standard ones newer than [`crate::graph::OPSET`]: the same in ops of that
+    /// version, pushed on `g`. All others return `None`.
     ///
     /// # Errors
     /// As [`Graph::push_multi`].
