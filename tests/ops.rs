@@ -164,8 +164,9 @@ const ORT_DEFECTS: &[(&str, &str)] = &[
     ("Cast beyond uint8", "as above"),
     ("LayerNormalization last of two axes", "1.23.2 refuses a scale that broadcasts over the normalised axes"),
     ("LayerNormalization bias, two axes", "as above"),
-    ("ReduceSumSquare no axes", "1.23.2 leaves out the square under noop_with_empty_axes"),
-    ("ReduceLogSum no axes", "1.23.2 leaves out the logarithm under noop_with_empty_axes"),
+    ("ReduceL1 no axes", "1.23.2 leaves out the absolute value under noop_with_empty_axes"),
+    ("ReduceSumSquare no axes", "as above, the square"),
+    ("ReduceLogSum no axes", "as above, the logarithm"),
 ];
 
 #[test]
