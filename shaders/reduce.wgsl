@@ -1,16 +1,14 @@
 // y = f(x over the reduced axes), one invocation per output element and part: part p folds the reduced
-// elements p·length … (p+1)·length − 1, and y is [parts, n]. The output's place among the kept axes gives
-// its first x; the innermost reduced axis is a run of equal steps, the others are counted around it. Each
-// run is folded on its own first, which keeps long sums exact. MAP, JOIN, FINISH and INT (the element
-// type) are chosen when the pipeline is made.
+// elements p·length … (p+1)·length − 1, and y is [parts, n], which reduce_parts.wgsl joins. The output's
+// place among the kept axes gives its first x; the innermost reduced axis is a run of equal steps, the
+// others are counted around it. Each run is folded on its own first, which keeps long sums exact. MAP,
+// JOIN, FINISH and INT (the element type) are chosen when the pipeline is made.
 
 struct Params {
     n: u32,
     parts: u32,
     length: u32,
     count: u32,
-    // elements that an output is made of, over all dispatches
-    total: u32,
     kept_rank: u32,
     gone_rank: u32,
     run: u32,
@@ -178,14 +176,14 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     if INT == 1u {
         var v = fold_int(base, start, end);
-        if FINISH == 1u { v = v / i32(params.total); }
+        if FINISH == 1u { v = v / i32(params.count); }
         y[i] = bitcast<u32>(v);
         return;
     }
     var v = 0.0;
     if JOIN == 4u { v = log_sum_exp(base); } else { v = fold(base, start, end); }
     switch FINISH {
-        case 1u: { v = v / f32(params.total); }
+        case 1u: { v = v / f32(params.count); }
         case 2u: { v = sqrt(v); }
         case 3u: { v = log(v); }
         default: {}

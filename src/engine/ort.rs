@@ -126,9 +126,7 @@ impl Engine for OrtEngine {
         "ort"
     }
     fn describe(&self) -> String {
-        // "ORT Build Info: git-branch=rel-1.23.2, git-commit-id=…"
-        let version = ort::info().split("git-branch=rel-").nth(1).and_then(|s| s.split(',').next()).unwrap_or("");
-        format!("ONNX Runtime {version} ({}), {} threads", self.library.display(), self.threads).replace("  ", " ")
+        format!("ONNX Runtime ({}), {} threads", self.library.display(), self.threads)
     }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         let bytes = onnx::to_bytes(graph, &ExportOptions::default())?;

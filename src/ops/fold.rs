@@ -295,18 +295,19 @@ pub(super) fn kernel(shape: &[usize], axes: &[usize], [map, join, finish]: [u32;
     let length = count.div_ceil(parts);
     let parts = count.div_ceil(length.max(1)).max(1);
     let (run, run_stride) = (gone.pop().unwrap_or(1), gone_strides.pop().unwrap_or(0));
-    let step = |map, finish, parts: usize, from, to| Step {
+    let overrides = |codes: &[(&'static str, u32)]| -> Vec<(&'static str, f64)> {
+        codes.iter().chain(&[("JOIN", join), ("INT", u32::from(int))]).map(|&(name, v)| (name, f64::from(v))).collect()
+    };
+    let whole = parts == 1;
+    let first = Step {
         shader: crate::shader!("reduce"),
-        overrides: [("MAP", map), ("JOIN", join), ("FINISH", finish), ("INT", u32::from(int))]
-            .map(|(name, v)| (name, f64::from(v)))
-            .to_vec(),
-        binds: vec![from, to],
+        overrides: overrides(&[("MAP", map), ("FINISH", if whole { finish } else { 0 })]),
+        binds: vec![Bind::Input(0), if whole { Bind::Output(0) } else { Bind::Scratch(0) }],
         params: Params::new()
             .u("n", n)
             .u("parts", parts)
             .u("length", length)
             .u("count", count)
-            .u("total", count)
             .u("kept_rank", kept.len())
             .u("gone_rank", gone.len())
             .u("run", run)
@@ -317,28 +318,15 @@ pub(super) fn kernel(shape: &[usize], axes: &[usize], [map, join, finish]: [u32;
             .list::<8>("gone_strides", &gone_strides, 0),
         grid: grid_1d(n * parts),
     };
-    if parts == 1 {
-        return Ok(Kernel::one(step(map, finish, 1, Bind::Input(0), Bind::Output(0))));
+    if whole {
+        return Ok(Kernel::one(first));
     }
-    let first = step(map, 0, parts, Bind::Input(0), Bind::Scratch(0));
-    // the partial results are [parts, n]
-    let second = Step {
-        params: Params::new()
-            .u("n", n)
-            .u("parts", 1)
-            .u("length", parts)
-            .u("count", parts)
-            .u("total", count)
-            .u("kept_rank", 1)
-            .u("gone_rank", 0)
-            .u("run", parts)
-            .u("run_stride", n)
-            .list::<8>("kept", &[n], 1)
-            .list::<8>("kept_strides", &[1], 0)
-            .list::<8>("gone", &[], 1)
-            .list::<8>("gone_strides", &[], 0),
+    let last = Step {
+        shader: crate::shader!("reduce_parts"),
+        overrides: overrides(&[("FINISH", finish)]),
+        binds: vec![Bind::Scratch(0), Bind::Output(0)],
+        params: Params::new().u("n", n).u("parts", parts).u("total", count),
         grid: grid_1d(n),
-        ..step(0, finish, 1, Bind::Scratch(0), Bind::Output(0))
     };
-    Ok(Kernel::Steps { steps: vec![first, second], scratch: vec![n * parts] })
+    Ok(Kernel::Steps { steps: vec![first, last], scratch: vec![n * parts] })
 }

