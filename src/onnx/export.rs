@@ -115,16 +115,18 @@ fn ir_version(opset: i64) -> i64 {
     }
 }
 
-/// The pruned graph without ops of our own.
+/// The pruned graph without ops of our own or newer than its operator set.
 fn lowered(graph: &Graph) -> Result<Graph> {
     let mut graph = graph.clone();
     passes::prune(&mut graph);
     // a lowering may use another op of our own, so go on until there is none
-    while graph.nodes().iter().any(|n| n.op.spec().domain == INTERNAL) {
+    loop {
         graph = lower_once(&graph)?;
         passes::prune(&mut graph);
+        if graph.nodes().iter().all(|n| n.op.spec().domain != INTERNAL) {
+            return Ok(graph);
+        }
     }
-    Ok(graph)
 }
 
 fn lower_once(from: &Graph) -> Result<Graph> {
@@ -150,16 +152,16 @@ fn lower_once(from: &Graph) -> Result<Graph> {
         let inputs: Vec<Option<ValueId>> = node.inputs.iter().map(|i| i.as_ref().and_then(known)).collect();
         to.set_scope(node.name.as_str());
         let spec = node.op.spec();
-        let outputs = if spec.domain == INTERNAL {
-            let made = node
-                .op
-                .lower(&mut to, &inputs, &node.attrs)
-                .map_err(|e| e.at(format!("lowering {}", spec.name)))?
-                .ok_or_else(|| Error::internal(format!("{} has no lowering", spec.name)))?;
-            made.into_iter().map(Some).collect()
-        } else {
-            let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
-            to.push_multi(node.op, &inputs, node.attrs.clone(), &wanted)?
+        let lower = node.op.lower(&mut to, &inputs, &node.attrs);
+        let outputs = match lower.map_err(|e| e.at(format!("lowering {}", spec.name)))? {
+            Some(made) => made.into_iter().map(Some).collect(),
+            None if spec.domain == INTERNAL => {
+                return Err(Error::internal(format!("{} has no lowering", spec.name)));
+            }
+            None => {
+                let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
+                to.push_multi(node.op, &inputs, node.attrs.clone(), &wanted)?
+            }
         };
         for (old, new) in node.outputs.iter().zip(outputs) {
             let (Some(old), Some(new)) = (*old, new) else { continue };

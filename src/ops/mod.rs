@@ -132,7 +132,12 @@ pub trait Op: Sync {
         let _ = opset;
         g.push_multi(find(self.spec().name)?, inputs, attrs, wanted)
     }
-    /// For our own ops: the same in standard ops, pushed on `g`. Standard ops return `None`.
+    /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[]
+    }
+    /// For our own ops, and for standard ones newer than [`crate::graph::OPSET`]: the same in ops of that
+    /// version, pushed on `g`. All others return `None`.
     ///
     /// # Errors
     /// As [`Graph::push_multi`].

@@ -4,7 +4,7 @@
 use super::support::{PARALLEL, float_type, given};
 use super::{Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d, reshape};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId, batch};
+use crate::graph::{Attrs, Batch, Graph, OPSET, ValueId, batch};
 use crate::tensor::{Array, TensorType};
 use rayon::prelude::*;
 
@@ -46,6 +46,12 @@ impl Geometry {
     /// Shape of mean and deviation when the shared axes are kept as 1.
     fn kept(&self) -> Vec<usize> {
         self.work.iter().enumerate().map(|(i, &d)| if i < self.axis { d } else { 1 }).collect()
+    }
+    /// The mean of `v`, which has the shape `work`, over the shared axes.
+    fn mean(&self, g: &mut Graph, v: ValueId) -> Result<ValueId> {
+        let axes: Vec<i64> = (self.axis..self.work.len()).map(|a| a as i64).collect();
+        let axes = g.ints(&axes);
+        g.push("ReduceMean", &[v, axes], Attrs::new())
     }
 }
 
@@ -107,6 +113,27 @@ impl Norm {
             work: vec![samples, count, step * inner],
             axis: 2,
         })
+    }
+    /// Emits `x̂ = (x − mean) / √(var + ε)` in the shape `work`, and that square root.
+    fn normal(&self, g: &mut Graph, x: ValueId, at: &Geometry, epsilon: f64) -> Result<(ValueId, ValueId)> {
+        let mut centered = reshape(g, x, &at.work)?;
+        if self.centered {
+            let mean = at.mean(g, centered)?;
+            centered = g.push("Sub", &[centered, mean], Attrs::new())?;
+        }
+        let squares = g.push("Mul", &[centered, centered], Attrs::new())?;
+        let var = at.mean(g, squares)?;
+        let epsilon = g.scalar(epsilon, g.dtype(x));
+        let shifted = g.push("Add", &[var, epsilon], Attrs::new())?;
+        let deviation = g.push("Sqrt", &[shifted], Attrs::new())?;
+        Ok((g.push("Div", &[centered, deviation], Attrs::new())?, deviation))
+    }
+    /// A scale or bias in a shape that broadcasts against the input's.
+    fn parameter(&self, g: &mut Graph, p: ValueId, shape: &[usize]) -> Result<ValueId> {
+        match self.over {
+            Over::Axes => Ok(p),
+            _ => reshape(g, p, &[&[shape[1]], vec![1; shape.len() - 2].as_slice()].concat()),
+        }
     }
     fn epsilon(&self, n: &NodeView) -> Result<f64> {
         n.float("epsilon", 1e-5)
@@ -182,33 +209,14 @@ impl Op for Norm {
         let (g, epsilon) = (self.geometry(&view)?, self.epsilon(&view)?);
         let (x, scale, dy) = (b.x(0)?, b.x(1)?, b.dy()?);
         let shape = b.shape(x);
-        let axes: Vec<usize> = (g.axis..g.work.len()).collect();
-        let mean_of = |b: &mut Vjp, v: ValueId| -> Result<ValueId> {
-            let axes: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
-            let axes = b.graph().ints(&axes);
-            b.op("ReduceMean", &[v, axes])
-        };
-        // x̂ = (x − mean) · r with r = 1 / √(var + ε), recomputed
-        let mut centered = b.reshape(x, &g.work)?;
-        if self.centered {
-            let mean = mean_of(b, centered)?;
-            centered = b.sub(centered, mean)?;
-        }
-        let squares = b.mul(centered, centered)?;
-        let var = mean_of(b, squares)?;
-        let shifted = b.shift(var, epsilon)?;
-        let deviation = b.op("Sqrt", &[shifted])?;
-        let normal = b.div(centered, deviation)?;
+        let (normal, deviation) = self.normal(b.graph(), x, &g, epsilon)?;
         if b.wants(0) {
             // dx = r · (g − mean g − x̂ · mean(g · x̂)) with g = dy · scale; mean g belongs to the mean
-            let scale = match self.over {
-                Over::Axes => scale,
-                _ => b.reshape(scale, &[&[shape[1]], vec![1; shape.len() - 2].as_slice()].concat())?,
-            };
+            let scale = self.parameter(b.graph(), scale, &shape)?;
             let scaled = b.mul(dy, scale)?;
             let scaled = b.reshape(scaled, &g.work)?;
             let product = b.mul(scaled, normal)?;
-            let mut along = mean_of(b, product)?;
+            let mut along = g.mean(b.graph(), product)?;
             // the outputs Mean and InvStdDev: dx += dmean / len − dr · r² · x̂ / len
             if let Some(dr) = b.dy_of(2) {
                 let part = b.scale(dr, 1.0 / g.len as f64)?;
@@ -218,7 +226,7 @@ impl Op for Norm {
             let taken = b.mul(normal, along)?;
             let mut dx = b.sub(scaled, taken)?;
             if self.centered {
-                let mean = mean_of(b, scaled)?;
+                let mean = g.mean(b.graph(), scaled)?;
                 dx = b.sub(dx, mean)?;
             }
             let mut dx = b.div(dx, deviation)?;
@@ -347,6 +355,23 @@ impl Op for Norm {
             }
         }
         g.push_multi(super::find(self.name)?, &inputs, attrs, wanted)
+    }
+    fn lower(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs) -> Result<Option<Vec<ValueId>>> {
+        let (Some(Some(x)), true) = (inputs.first().copied(), self.version > OPSET) else {
+            return Ok(None);
+        };
+        let view = g.view(self, self.name, inputs, attrs, &[true]);
+        let (at, epsilon) = (self.geometry(&view)?, self.epsilon(&view)?);
+        let shape = g.shape(x).to_vec();
+        let (normal, _) = self.normal(g, x, &at, epsilon)?;
+        let mut y = reshape(g, normal, &shape)?;
+        for (op, p) in ["Mul", "Add"].into_iter().zip(&inputs[1..]) {
+            if let Some(p) = *p {
+                let p = self.parameter(g, p, &shape)?;
+                y = g.push(op, &[y, p], Attrs::new())?;
+            }
+        }
+        Ok(Some(vec![y]))
     }
 }
 
