@@ -58,7 +58,6 @@ pub fn gradient_graph(
     let float = g.dtype(head.logits);
     g.set_scope("loss");
     let labels = g.input(free_name(&g, "labels"), TensorType::new(DType::I64, [n]), Batch::LEADING);
-    let losses = cross_entropy(&mut g, &head, labels)?;
     let name = free_name(&g, "sample_weights");
     let sample_weights = match mode {
         Mode::Sum => Some(g.input(name, TensorType::new(float, [n]), Batch::LEADING)),
@@ -66,17 +65,18 @@ pub fn gradient_graph(
         Mode::Fisher { sets } => Some(g.input(name, TensorType::new(float, [sets, n]), Batch::None)),
     };
     let ids: Vec<ValueId> = weights.iter().map(|(_, id)| *id).collect();
-    let (loss, seed, samples) = match (mode, sample_weights) {
+    let z = ops::reshape(&mut g, head.logits, &[n, head.classes])?;
+    let (losses, dz) = cross_entropy(&mut g, z, labels)?;
+    let (loss, dz, samples) = match (mode, sample_weights) {
         (Mode::Sum, Some(u)) => {
             let each = g.push("Mul", &[losses, u], Attrs::new())?;
-            (ops::reduce_sum(&mut g, each, &[0], false)?, u, Samples::Summed)
+            let column = ops::reshape(&mut g, u, &[n, 1])?;
+            let dz = g.push("Mul", &[dz, column], Attrs::new())?;
+            (ops::reduce_sum(&mut g, each, &[0], false)?, dz, Samples::Summed)
         }
-        _ => {
-            let ones = g.constant(crate::tensor::Array::full_float(float, &[n], 1.0));
-            (losses, ones, Samples::Apart)
-        }
+        _ => (losses, dz, Samples::Apart),
     };
-    let found = backward(&mut g, &[(losses, seed)], &ids, samples)?;
+    let found = backward(&mut g, &[(z, dz)], &ids, samples)?;
     let (mut gradients, mut unused) = (Vec::new(), Vec::new());
     for ((name, _), d) in weights.iter().zip(found) {
         let Some(d) = d else {
@@ -98,19 +98,27 @@ pub fn gradient_graph(
     Ok(GradientGraph { graph: g, head, labels, sample_weights, loss, gradients, unused })
 }
 
-/// `ℓ_n = −log softmax(z_n)[y_n]`: `[samples]`.
-fn cross_entropy(g: &mut Graph, head: &Head, labels: ValueId) -> Result<ValueId> {
-    let (n, classes) = (g.batch, head.classes);
-    let z = ops::reshape(g, head.logits, &[n, classes])?;
-    let log_p = g.push("LogSoftmax", &[z], Attrs::new().with("axis", 1))?;
+/// `ℓ_n = −log softmax(z_n)[y_n]`, `[samples]`, and its gradient `softmax(z_n) − e_y`, `[samples, classes]`.
+///
+/// The gradient's entry of the true class is computed as minus the sum of the others: `p_y − 1` would keep few
+/// digits where the answer is nearly sure, as answers to codes are.
+fn cross_entropy(g: &mut Graph, z: ValueId, labels: ValueId) -> Result<(ValueId, ValueId)> {
+    let (n, classes) = (g.batch, g.shape(z)[1]);
     let ids: Vec<i64> = (0..i64::try_from(classes).unwrap_or(i64::MAX)).collect();
     let ids = g.ints(&ids);
     let column = ops::reshape(g, labels, &[n, 1])?;
     let hot = g.push("Equal", &[column, ids], Attrs::new())?;
     let zero = g.scalar(0.0, g.dtype(z));
+    let log_p = g.push("LogSoftmax", &[z], Attrs::new().with("axis", 1))?;
     let picked = g.push("Where", &[hot, log_p, zero], Attrs::new())?;
     let sum = ops::reduce_sum(g, picked, &[1], false)?;
-    g.push("Neg", &[sum], Attrs::new())
+    let losses = g.push("Neg", &[sum], Attrs::new())?;
+    let p = g.push("Softmax", &[z], Attrs::new().with("axis", 1))?;
+    let others = g.push("Where", &[hot, zero, p], Attrs::new())?;
+    let rest = ops::reduce_sum(g, others, &[1], true)?;
+    let rest = g.push("Neg", &[rest], Attrs::new())?;
+    let dz = g.push("Where", &[hot, rest, p], Attrs::new())?;
+    Ok((losses, dz))
 }
 
 /// `Σ_n u[s,n] d[n]²`, fused into the op that makes `d` where that op knows how.
