@@ -79,7 +79,8 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<ModelProto> {
     for (&id, name) in graph.outputs.iter().zip(outputs) {
         proto.output.push(value_info(name, &graph.value(id).ty)?);
     }
-    let opset = graph.opset.max(OPSET);
+    let needed = graph.nodes().iter().map(|n| n.op.opset(&graph.view_of(n)));
+    let opset = needed.fold(graph.opset.max(OPSET), i64::max);
     Ok(ModelProto {
         ir_version: Some(ir_version(opset)),
         producer_name: Some(env!("CARGO_PKG_NAME").into()),
@@ -276,18 +277,20 @@ fn node_proto(graph: &Graph, node: &Node, name: String, names: &mut Names) -> Re
         ids.iter().take(given).map(|id| id.map_or_else(String::new, |id| names.of(graph, id))).collect()
     };
     let (input, mut output) = (list(&node.inputs), list(&node.outputs));
-    // of any number of outputs (Split) none may be left out, unlike an optional one
-    if node.op.spec().outputs.1 == MANY {
-        output.resize(node.op.infer(&graph.view_of(node))?.len(), String::new());
-        for name in output.iter_mut().filter(|n| n.is_empty()) {
-            *name = names.unique.claim("unused");
-        }
+    // only an optional output may go without a name, and none of an op with any number of them (Split)
+    let spec = node.op.spec();
+    let required = if spec.outputs.1 == MANY { node.op.infer(&graph.view_of(node))?.len() } else { spec.outputs.0 };
+    if output.len() < required {
+        output.resize(required, String::new());
+    }
+    for name in output.iter_mut().take(required).filter(|n| n.is_empty()) {
+        *name = names.unique.claim("unused");
     }
     Ok(NodeProto {
         input,
         output,
         name: Some(name),
-        op_type: Some(node.op.spec().name.into()),
+        op_type: Some(spec.name.into()),
         attribute: node.attrs.iter().map(|(name, value)| attribute(name, value)).collect::<Result<_>>()?,
         ..NodeProto::default()
     })

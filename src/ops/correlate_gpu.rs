@@ -1,7 +1,7 @@
 //! The sums of [`super::correlate`] as GPU work.
 //!
 //! The register-blocked shaders mask nothing: a first step pads their x where windows reach beyond it.
-//! With few channels per group they would idle; then each element of the result is summed on its own.
+//! Blocks are 8 by 8, or 1 by 8 for the few channels of depthwise groups.
 
 use super::correlate::Layout;
 use super::support::strides;
@@ -9,15 +9,13 @@ use super::window::{Axis, Window};
 use super::{Bind, Kernel, Params, Step, grid_1d};
 use crate::error::{Error, Result};
 
-/// Channels per group from which blocks of 8 pay.
-const BLOCKED: usize = 4;
-/// Words of a scratch buffer that every adapter can bind (WebGPU's 128 MiB).
-const MOST_WORDS: usize = 1 << 25;
+/// Channels per group below which blocks of 8 would idle.
+const FEW: usize = 4;
 /// Words of all partial sums.
 const MOST_PARTS: usize = 1 << 24;
 /// Invocations that keep a GPU busy.
 const BUSY: usize = 1 << 14;
-/// Strides that leave more remainders than this are not split by them.
+/// ConvTransposes of strides that leave more remainders than this are not split by them.
 const MOST_REMAINDERS: usize = 16;
 
 impl Window {
@@ -126,21 +124,26 @@ struct Padded {
 }
 
 impl Padded {
-    /// `None` when it would be too large.
-    fn new(planes: usize, input: [usize; 3], lines: &[[Line; 3]]) -> Option<Self> {
+    fn new(planes: usize, input: [usize; 3], lines: &[[Line; 3]]) -> Result<Self> {
         let (mut extents, mut begin) = (input, [0; 3]);
         for i in 0..3 {
             let (mut least, mut most) = (0, input[i] as i64 - 1);
             for (a, b) in lines.iter().filter_map(|l| l[i].reach()) {
                 (least, most) = (least.min(a), most.max(b));
             }
-            begin[i] = usize::try_from(-least).ok()?;
-            extents[i] = usize::try_from(most - least + 1).ok()?;
+            begin[i] = least.unsigned_abs() as usize;
+            extents[i] = (most - least + 1) as usize;
         }
         if extents == input {
-            return Some(Self { extents, begin, bind: Bind::Input(0), step: None, scratch: Vec::new() });
+            return Ok(Self { extents, begin, bind: Bind::Input(0), step: None, scratch: Vec::new() });
         }
-        let words = extents.iter().try_fold(planes, |p, &d| p.checked_mul(d)).filter(|&w| w <= MOST_WORDS)?;
+        // the engine says what its adapter can bind; places have to fit 32 bits in any case
+        let words = extents.iter().try_fold(planes, |p, &d| p.checked_mul(d)).filter(|&w| u32::try_from(w).is_ok());
+        let words = words.ok_or_else(|| {
+            Error::engine(format!(
+                "{planes} planes of {input:?} padded to {extents:?} are too large; try a smaller batch"
+            ))
+        })?;
         let step = Step {
             shader: crate::shader!("conv_pad"),
             overrides: Vec::new(),
@@ -152,12 +155,21 @@ impl Padded {
                 .list::<3>("begin", &begin, 0),
             grid: grid_1d(words),
         };
-        Some(Self { extents, begin, bind: Bind::Filled(0), step: Some(step), scratch: vec![words] })
+        Ok(Self { extents, begin, bind: Bind::Filled(0), step: Some(step), scratch: vec![words] })
     }
     /// Words of a plane.
     fn plane(&self) -> usize {
         self.extents.iter().product()
     }
+}
+
+/// What is summed into what: `c` channels per group for each of `m`, weights with steps of group, m and
+/// c, and the spatial extents of the result.
+struct Target {
+    c: usize,
+    m: usize,
+    weight: [usize; 3],
+    y: [usize; 3],
 }
 
 /// `Σ_i index[i] · stride[i]`
@@ -185,19 +197,10 @@ impl Layout {
     /// Conv of input 0 with weights 1 and perhaps bias 2.
     pub(crate) fn conv_kernel(&self, bias: bool) -> Result<Kernel> {
         let axes = self.window.three()?;
-        if self.m >= BLOCKED {
-            let lines = [axes.each_ref().map(Line::conv)];
-            if let Some(x) = Padded::new(self.n * self.groups * self.c, axes.map(|a| a.input), &lines) {
-                let weight = [self.m * self.c, self.c, 1].map(|d| d * self.window.taps());
-                let y = axes.map(|a| a.output);
-                return Ok(self.blocked(x, &lines, self.c, self.m, weight, y, bias));
-            }
-        }
-        let taps = self.window.taps();
-        let len = self.n * self.groups * self.m * self.window.positions();
-        let p = Params::new().u("elements", len).u("groups", self.groups).u("c", self.c).u("m", self.m);
-        let p = p.u("w_g", self.m * self.c * taps).u("w_m", self.c * taps).u("w_c", taps);
-        Ok(direct(window_params(p, &axes), len, bias, false))
+        let lines = [axes.each_ref().map(Line::conv)];
+        let x = Padded::new(self.n * self.groups * self.c, axes.map(|a| a.input), &lines)?;
+        let weight = [self.m * self.c, self.c, 1].map(|d| d * self.window.taps());
+        Ok(self.sums(x, &lines, &Target { c: self.c, m: self.m, weight, y: axes.map(|a| a.output) }, bias))
     }
 
     /// ConvTranspose of input 0 with weights 1 and perhaps bias 2.
@@ -205,47 +208,55 @@ impl Layout {
         let axes = self.window.three()?;
         let remainders = axes.map(|a| a.stride.min(a.input));
         let count = remainders.iter().fold(1usize, |p, &r| p.saturating_mul(r));
-        if self.c >= BLOCKED && count <= MOST_REMAINDERS {
-            let lines: Vec<[Line; 3]> = (0..count)
-                .map(|i| {
-                    let (r2, rest) = (i % remainders[2], i / remainders[2]);
-                    let at = [rest / remainders[1], rest % remainders[1], r2];
-                    [0, 1, 2].map(|k| Line::transposed(&axes[k], at[k]))
-                })
-                .collect();
-            if let Some(x) = Padded::new(self.n * self.groups * self.m, axes.map(|a| a.output), &lines) {
-                let weight = [self.m * self.c, 1, self.c].map(|d| d * self.window.taps());
-                return Ok(self.blocked(x, &lines, self.m, self.c, weight, axes.map(|a| a.input), bias));
-            }
+        if count > MOST_REMAINDERS {
+            return Ok(self.sparse(&axes, bias));
         }
-        let taps = self.window.taps();
-        let len = self.n * self.groups * self.c * self.window.inputs();
-        let p = Params::new().u("elements", len).u("groups", self.groups).u("c", self.m).u("m", self.c);
-        let p = p.u("w_g", self.m * self.c * taps).u("w_m", taps).u("w_c", self.c * taps);
-        // the shader's input is the small side
-        let turned = axes.map(|a| Axis { input: a.output, output: a.input, ..a });
-        Ok(direct(window_params(p, &turned), len, bias, true))
+        let lines: Vec<[Line; 3]> = (0..count)
+            .map(|i| {
+                let (r2, rest) = (i % remainders[2], i / remainders[2]);
+                let at = [rest / remainders[1], rest % remainders[1], r2];
+                [0, 1, 2].map(|k| Line::transposed(&axes[k], at[k]))
+            })
+            .collect();
+        let x = Padded::new(self.n * self.groups * self.m, axes.map(|a| a.output), &lines)?;
+        let weight = [self.m * self.c, 1, self.c].map(|d| d * self.window.taps());
+        Ok(self.sums(x, &lines, &Target { c: self.m, m: self.c, weight, y: axes.map(|a| a.input) }, bias))
     }
 
-    /// One step of `conv.wgsl` for each of `lines`: `c` channels are summed for each of `m`, `weight`
-    /// holds the steps of group, m and c, and `y` the spatial extents of the result.
-    #[allow(clippy::too_many_arguments)]
-    fn blocked(
-        &self,
-        x: Padded,
-        lines: &[[Line; 3]],
-        c: usize,
-        m: usize,
-        weight: [usize; 3],
-        y: [usize; 3],
-        bias: bool,
-    ) -> Kernel {
+    /// ConvTranspose element by element, for strides that most taps miss.
+    fn sparse(&self, axes: &[Axis; 3], bias: bool) -> Kernel {
+        let len = self.n * self.groups * self.c * self.window.inputs();
+        let params = Params::new()
+            .u("elements", len)
+            .u("groups", self.groups)
+            .u("m", self.m)
+            .u("c", self.c)
+            .list::<3>("small", &axes.map(|a| a.output), 1)
+            .list::<3>("large", &axes.map(|a| a.input), 1)
+            .list::<3>("kernel", &axes.map(|a| a.kernel), 1)
+            .list::<3>("stride", &axes.map(|a| a.stride), 1)
+            .list::<3>("dilation", &axes.map(|a| a.dilation), 1)
+            .list::<3>("begin", &axes.map(|a| a.begin), 0)
+            .list::<3>("every", &axes.map(|a| a.stride / gcd(a.stride, a.dilation)), 1);
+        Kernel::one(Step {
+            shader: crate::shader!("conv_transpose"),
+            overrides: vec![("HAS_BIAS", f64::from(u8::from(bias)))],
+            binds: vec![Bind::Input(0), Bind::Input(1), Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)],
+            params,
+            grid: grid_1d(len),
+        })
+    }
+
+    /// One step for each of `lines`.
+    fn sums(&self, x: Padded, lines: &[[Line; 3]], to: &Target, bias: bool) -> Kernel {
+        let Target { c, m, weight, y } = *to;
+        let few = m < FEW;
         let (x_strides, y_strides) = (strides(&x.extents), strides(&y));
         let kernel: Vec<usize> = [vec![1; 3 - self.window.axes.len()], self.window.kernel()].concat();
         let w_strides = strides(&kernel);
         let (x_plane, y_plane) = (x.plane(), y.iter().product::<usize>());
         let begin = x.begin.map(|b| b as i64);
-        let m_blocks = m.div_ceil(8);
+        let m_blocks = if few { m } else { m.div_ceil(8) };
         let parts = lines.iter().filter(|l| l.iter().all(|a| a.positions > 0)).map(|l| {
             let positions = self.n * l.iter().map(|a| a.positions).product::<usize>();
             let blocks = positions.div_ceil(512);
@@ -280,7 +291,7 @@ impl Layout {
                 .u("w_c", weight[2])
                 .list::<3>("w_tap", &steps(l.map(|a| a.w_tap), &w_strides), 0);
             Step {
-                shader: crate::shader!("conv"),
+                shader: if few { crate::shader!("conv_few") } else { crate::shader!("conv") },
                 overrides: vec![("HAS_BIAS", f64::from(u8::from(bias)))],
                 binds: vec![x.bind, Bind::Input(1), Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)],
                 params,
@@ -298,15 +309,12 @@ impl Layout {
         let sets = if let Sum::Squares(sets) = sum { sets } else { 1 };
         let width = sets * self.weights();
         let lines = [axes.each_ref().map(Line::conv)];
-        let x = (self.m >= BLOCKED)
-            .then(|| Padded::new(self.n * self.groups * self.c, axes.map(|a| a.input), &lines))
-            .flatten();
+        let x = Padded::new(self.n * self.groups * self.c, axes.map(|a| a.input), &lines)?;
+        let few = self.m < FEW;
         let columns = self.c * self.window.taps();
-        let (m_blocks, column_blocks) = (self.m.div_ceil(8), columns.div_ceil(8));
-        let work = match x {
-            Some(_) => self.groups * m_blocks * column_blocks * sets.div_ceil(2),
-            None => width,
-        };
+        let m_blocks = if few { self.m } else { self.m.div_ceil(8) };
+        let column_blocks = columns.div_ceil(8);
+        let work = self.groups * m_blocks * column_blocks * sets.div_ceil(2);
         // samples are spread over invocations until these are many
         let parts = match sum {
             Sum::Apart => self.n,
@@ -314,57 +322,45 @@ impl Layout {
         };
         let split = parts > 1 && sum != Sum::Apart;
         let squared = matches!(sum, Sum::Squares(_));
-        let mut scratch = Vec::new();
-        let (source, pad) = match &x {
-            Some(x) => {
-                scratch.clone_from(&x.scratch);
-                (x.bind, x.step.clone())
-            }
-            None => (Bind::Input(0), None),
-        };
-        let target = if split { Bind::Scratch(scratch.len()) } else { Bind::Output(0) };
-        let filled = Bind::Filled(scratch.len());
+        let (x_strides, plane, positions) = (strides(&x.extents), x.plane(), self.window.positions());
+        let mut scratch = x.scratch;
+        let (target, filled) = (Bind::Scratch(scratch.len()), Bind::Filled(scratch.len()));
         if split {
             scratch.push(parts * width);
         }
-        let common = Params::new().u("samples", self.n).u("parts", parts).u("sets", sets);
-        let (shader, params, invocations) = match x {
-            Some(x) => {
-                let x_strides = strides(&x.extents);
-                let plane = x.plane();
-                let positions = self.window.positions();
-                let p = common
-                    .u("m", self.m)
-                    .u("columns", columns)
-                    .u("taps", self.window.taps())
-                    .u("m_blocks", m_blocks)
-                    .u("column_blocks", column_blocks)
-                    .u("groups", self.groups)
-                    .u("invocations", work * parts)
-                    .list::<3>("positions", &axes.map(|a| a.output), 1)
-                    .list::<3>("kernel", &axes.map(|a| a.kernel), 1)
-                    .u("x_n", self.groups * self.c * plane)
-                    .u("x_g", self.c * plane)
-                    .u("x_c", plane)
-                    .list::<3>("x_step", &steps(axes.map(|a| a.stride as i64), &x_strides), 0)
-                    .list::<3>("x_tap", &steps(axes.map(|a| a.dilation as i64), &x_strides), 0)
-                    .u("dy_n", self.groups * self.m * positions)
-                    .u("dy_g", self.m * positions)
-                    .u("dy_m", positions);
-                (crate::shader!("conv_grad"), p, work * parts)
-            }
-            None => {
-                let p = common.u("groups", self.groups).u("m", self.m).u("c", self.c).u("elements", width * parts);
-                (crate::shader!("conv_grad_direct"), window_params(p, &axes), width * parts)
-            }
-        };
-        let mut steps: Vec<Step> = pad.into_iter().collect();
+        let params = Params::new()
+            .u("samples", self.n)
+            .u("parts", parts)
+            .u("sets", sets)
+            .u("m", self.m)
+            .u("columns", columns)
+            .u("taps", self.window.taps())
+            .u("m_blocks", m_blocks)
+            .u("column_blocks", column_blocks)
+            .u("groups", self.groups)
+            .u("invocations", work * parts)
+            .list::<3>("positions", &axes.map(|a| a.output), 1)
+            .list::<3>("kernel", &axes.map(|a| a.kernel), 1)
+            .u("x_n", self.groups * self.c * plane)
+            .u("x_g", self.c * plane)
+            .u("x_c", plane)
+            .list::<3>("x_step", &steps(axes.map(|a| a.stride as i64), &x_strides), 0)
+            .list::<3>("x_tap", &steps(axes.map(|a| a.dilation as i64), &x_strides), 0)
+            .u("dy_n", self.groups * self.m * positions)
+            .u("dy_g", self.m * positions)
+            .u("dy_m", positions);
+        let mut steps: Vec<Step> = x.step.into_iter().collect();
         steps.push(Step {
-            shader,
+            shader: if few { crate::shader!("conv_grad_few") } else { crate::shader!("conv_grad") },
             overrides: vec![("SQUARED", f64::from(u8::from(squared)))],
-            binds: vec![source, Bind::Input(1), Bind::Input(if squared { 2 } else { 1 }), target],
+            binds: vec![
+                x.bind,
+                Bind::Input(1),
+                Bind::Input(if squared { 2 } else { 1 }),
+                if split { target } else { Bind::Output(0) },
+            ],
             params,
-            grid: grid_1d(invocations),
+            grid: grid_1d(work * parts),
         });
         if split {
             steps.push(Step {
@@ -379,13 +375,6 @@ impl Layout {
     }
 }
 
-/// One step of `conv_direct.wgsl`.
-fn direct(params: Params, len: usize, bias: bool, transposed: bool) -> Kernel {
-    Kernel::one(Step {
-        shader: crate::shader!("conv_direct"),
-        overrides: vec![("HAS_BIAS", f64::from(u8::from(bias))), ("TRANSPOSED", f64::from(u8::from(transposed)))],
-        binds: vec![Bind::Input(0), Bind::Input(1), Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)],
-        params,
-        grid: grid_1d(len),
-    })
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -20,7 +20,7 @@ pub use vjp::{Dx, Vjp};
 pub(crate) use vjp::{reduce_sum, reshape, transpose};
 
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::graph::{Attrs, Batch, Graph, OPSET, ValueId};
 use crate::tensor::{Array, TensorType};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -116,6 +116,12 @@ pub trait Op: Sync {
     fn kernel(&self, n: &NodeView) -> Result<Kernel>;
     /// Shapes, attributes and samplers under which all of the above is tested on every engine.
     fn cases(&self) -> Vec<Case>;
+    /// The first version of the default operator set in which a node like this exists and means what it
+    /// means here; export asks for no less.
+    fn opset(&self, n: &NodeView) -> i64 {
+        let _ = n;
+        OPSET
+    }
     /// Adds this op as a model of operator set `opset` has it, in the form that the rest of this trait
     /// understands (that of [`crate::graph::OPSET`] or newer).
     ///

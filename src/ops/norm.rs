@@ -331,6 +331,9 @@ impl Op for Norm {
             ],
         }
     }
+    fn opset(&self, _: &NodeView) -> i64 {
+        self.version.max(OPSET)
+    }
     fn import(
         &self,
         g: &mut Graph,

@@ -8,7 +8,7 @@ use super::window::{Window, kernel_shape, sized};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, find, grid_1d, reshape};
 use crate::each_type;
 use crate::error::{Error, Result};
-use crate::graph::{Attr, Attrs, Batch, Graph, ValueId, batch};
+use crate::graph::{Attr, Attrs, Batch, Graph, OPSET, ValueId, batch};
 use crate::tensor::{Array, DType, Element, TensorType};
 use rayon::prelude::*;
 
@@ -345,6 +345,9 @@ impl Op for AveragePool {
         };
         [pool_cases(&case), pool_cases(&with_pads)].concat()
     }
+    fn opset(&self, n: &NodeView) -> i64 {
+        if n.attrs.get("dilations").is_some() { 19 } else { OPSET }
+    }
     fn import(
         &self,
         g: &mut Graph,
@@ -357,9 +360,6 @@ impl Op for AveragePool {
             return Err(Error::format(format!(
                 "attribute dilations = {d:?} came with opset 19, this is opset {opset}"
             )));
-        }
-        if attrs.get("dilations").is_some() {
-            g.opset = g.opset.max(19);
         }
         g.push_multi(&Self, inputs, attrs, wanted)
     }
