@@ -228,3 +228,24 @@ pub fn engines() -> Vec<Box<dyn Engine>> {
     all.extend(ort().map(|e| Box::new(e) as Box<dyn Engine>));
     all
 }
+
+/// The binary, with nothing in its environment that would change what it prints.
+pub fn tool<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> assert_cmd::Command {
+    let mut c = assert_cmd::Command::new(env!("CARGO_BIN_EXE_onnx-unlearn"));
+    c.env("NO_COLOR", "1").env("COLUMNS", "120").args(args);
+    c
+}
+
+/// Runs the binary with `--json`, which has to succeed with nothing on stderr; its answer.
+pub fn json(args: &[&str]) -> serde_json::Value {
+    let out = tool(args.iter().copied().chain(["--json"])).output().unwrap();
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.success(), "{args:?}: {stderr}");
+    assert_eq!(stderr, "", "{args:?}");
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// A path as an argument.
+pub fn arg(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
