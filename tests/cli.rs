@@ -308,7 +308,9 @@ fn classes_that_cannot_be_forgotten() {
 fn strengths_that_do_not_belong_to_the_rule() {
     let room = Room::new();
     let model = model();
-    let f = |more: &str| forget(&model, "out.onnx", &[&["--class", "0"], &more.split(' ').collect::<Vec<_>>()[..]].concat());
+    let f = |more: &str| {
+        forget(&model, "out.onnx", &[&["--class", "0"], &more.split(' ').collect::<Vec<_>>()[..]].concat())
+    };
     for more in [
         "--rule ratio --alpha 1 --lambda 1",
         "--rule dampen --lambda1 1 --lambda2 1",
@@ -327,7 +329,11 @@ fn strengths_that_do_not_belong_to_the_rule() {
     room.usage(&f("--rule dampen --alpha much --lambda 1"), &["much"]);
     room.usage(&f("--rule burn"), &["burn", "dampen"]);
     // so strong that the answers overflow
-    room.refused(&f("--rule ratio --lambda1 1e38 --lambda2 1e38"), &["finite"]);
+    let (cnn, codes) = (fixture("cnn.onnx"), fixture("cnn.codes.npz"));
+    let mut args =
+        forget(&cnn, "out.onnx", &["--class", "0", "--rule", "ratio", "--lambda1", "1e38", "--lambda2", "1e38"]);
+    args[3] = arg(&codes).to_owned();
+    room.refused(&args, &["finite", "lesser"]);
 }
 
 // ---- where output goes --------------------------------------------------------------------------
@@ -338,7 +344,9 @@ fn outputs_that_cannot_be_written() {
     let (model, codes) = (model(), codes());
     std::fs::create_dir(room.path("folder")).unwrap();
     room.write("file", "");
-    for (out, words) in [("none/out", &["none", "does not exist"][..]), ("folder", &["folder"]), ("file/out", &["file"])] {
+    for (out, words) in
+        [("none/out", &["none", "does not exist"][..]), ("folder", &["folder"]), ("file/out", &["file"])]
+    {
         let (m, c) = (arg(&model), arg(&codes));
         room.refused(&["codes", "new", m, "-o", out], words);
         room.refused(&["gradients", m, "-o", out], words);
@@ -347,9 +355,17 @@ fn outputs_that_cannot_be_written() {
     }
     room.usage(&["forget", arg(&model), "--inputs", arg(&codes), "--class", "0"], &["-o"]);
     let copy = room.write("m.onnx", std::fs::read(&model).unwrap());
-    room.refused(&["gradients", arg(&copy), "-o", "m.onnx"], &["the model itself"]);
-    room.refused(&["codes", "new", arg(&copy), "-o", "m.onnx"], &["m.onnx"]);
-    room.refused(&["fisher", arg(&copy), "--inputs", arg(&codes), "-o", "m.onnx"], &["m.onnx"]);
+    // nothing that is read is ever written
+    let inputs = room.write("c.npz", std::fs::read(&codes).unwrap());
+    let words = ["m.onnx", "it is read as well"];
+    room.refused(&["gradients", arg(&copy), "-o", "m.onnx"], &words);
+    room.refused(&["codes", "new", arg(&copy), "-o", "m.onnx"], &words);
+    room.refused(&["fisher", arg(&copy), "--inputs", "c.npz", "-o", "m.onnx"], &words);
+    let words = ["c.npz", "it is read as well"];
+    room.refused(&["fisher", arg(&copy), "--inputs", arg(&inputs), "-o", "c.npz"], &words);
+    let mut args = forget(&copy, "c.npz", &FIXED);
+    args[3] = arg(&inputs).to_owned();
+    room.refused(&args, &words);
 }
 
 #[cfg(unix)]
@@ -406,14 +422,41 @@ fn gpu() -> bool {
 fn extents_bound_wrongly() {
     let room = Room::new();
     let model = model();
-    let inspect = |dim: &str| strings(&["gradients", arg(&model), "-o", "out.onnx", "--dim", dim]);
-    room.usage(&inspect("batch"), &["NAME=N"]);
-    room.usage(&inspect("batch=0"), &["above 0"]);
-    room.usage(&inspect("batch=many"), &["whole number"]);
-    room.refused(&inspect("batch=3"), &["batch"]);
-    room.refused(&inspect("sequence=3"), &["sequence"]);
+    let bind = |dim: &str| strings(&["gradients", arg(&model), "-o", "out.onnx", "--dim", dim]);
+    room.usage(&bind("batch"), &["NAME=N"]);
+    room.usage(&bind("batch=0"), &["above 0"]);
+    room.usage(&bind("batch=many"), &["whole number"]);
+    room.refused(&bind("batch=3"), &["batch", "--batch"]);
+    room.refused(&bind("sequence=3"), &["sequence", "batch"]);
     room.refused(&["gradients", arg(&model), "-o", "out.onnx", "--batch", "0"], &["--batch"]);
     room.refused(&["gradients", arg(&model), "-o", "out.onnx", "--output", "other"], &["'other'", "'logits'"]);
+    // extents that are open: with and without a name, and bound to what does not fit
+    let path = room.write("open.onnx", opened(&["height", ""]));
+    let bind = |dims: &[&str]| {
+        let mut args = strings(&["gradients", arg(&path), "-o", "out.onnx"]);
+        args.extend(dims.iter().flat_map(|d| ["--dim".to_owned(), (*d).to_owned()]));
+        args
+    };
+    room.refused(&bind(&[]), &["height", "input.3", "--dim NAME=N"]);
+    room.refused(&bind(&["height=28"]), &["input.3", "--dim NAME=N"]);
+    room.refused(&bind(&["height=28", "input.3=27"]), &["open.onnx"]);
+    tool(bind(&["height=28", "input.3=28"])).current_dir(room.0.path()).assert().success();
+}
+
+/// The MLP with its last extents left open under these names.
+fn opened(names: &[&str]) -> Vec<u8> {
+    use onnx_unlearn::onnx::proto::{dimension, type_proto};
+    let mut proto = decoded();
+    let input = &mut proto.graph.as_mut().unwrap().input[0];
+    let Some(type_proto::Value::TensorType(t)) = &mut input.r#type.as_mut().unwrap().value else {
+        panic!("the input is no tensor");
+    };
+    let dims = &mut t.shape.as_mut().unwrap().dim;
+    let first = dims.len() - names.len();
+    for (dim, name) in dims[first..].iter_mut().zip(names) {
+        dim.value = (!name.is_empty()).then(|| dimension::Value::DimParam((*name).to_owned()));
+    }
+    proto.encode_to_vec()
 }
 
 #[test]
@@ -423,6 +466,7 @@ fn wrong_usage() {
     room.usage(&["forget"], &["MODEL"]);
     room.usage(&["inspect", arg(&model()), "--colour"], &["--colour"]);
     room.refused(&["codes", "new", arg(&model()), "--range", "1,0"], &["lo < hi"]);
+    room.refused(&["codes", "new", arg(&model()), "--range", "1"], &["--range", "two numbers"]);
     room.refused(&["codes", "new", arg(&model()), "--per-class", "0"], &["empty"]);
     // without a command it shows what there is
     let out = tool::<&str>([]).output().unwrap();
@@ -479,13 +523,18 @@ fn new_codes_can_be_used_at_once() {
     assert_eq!(npz::read(&path, "y").unwrap(), Array::ints(&(0..20).map(|i| i / 2).collect::<Vec<_>>()));
     // the same seed gives the same file; the text says how codes are used
     let again = room.path("again.npz");
-    let out = tool(["codes", "new", arg(&model), "-o", arg(&again), "--seed", "5", "--per-class", "2"]).output().unwrap();
+    let out =
+        tool(["codes", "new", arg(&model), "-o", arg(&again), "--seed", "5", "--per-class", "2"]).output().unwrap();
     assert!(String::from_utf8(out.stdout).unwrap().contains("def mix_codes"));
     assert!(std::fs::read(&path).unwrap() == std::fs::read(&again).unwrap());
     let mut args = forget(&model, "out.onnx", &FIXED);
     args[3] = arg(&path).to_owned();
     tool(&args).current_dir(room.0.path()).assert().success();
     assert!(room.path("out.onnx").is_file());
+    // another range
+    json(&["codes", "new", arg(&model), "-o", arg(&again), "--range=-3,-2"]);
+    assert!(npz::read(&again, "x").unwrap().to_f64().iter().all(|v| (-3.0..=-2.0).contains(v)));
+    json(&["codes", "new", arg(&model), "-o", arg(&again), "--distribution", "normal", "--range", "-3,0.5"]);
 }
 
 #[test]
@@ -511,8 +560,7 @@ fn gradients_are_models() {
             for output in gradients {
                 let weight = output.name().strip_suffix(&format!(".{suffix}")).unwrap();
                 let weight = &from.weights()[from.weight_index(weight).unwrap()];
-                let want: Vec<i64> =
-                    leading.iter().copied().chain(weight.shape().iter().map(|&d| d as i64)).collect();
+                let want: Vec<i64> = leading.iter().copied().chain(weight.shape().iter().map(|&d| d as i64)).collect();
                 assert_eq!(extents(output), want, "{name} {mode} {}", output.name());
             }
             assert!(graph.node.iter().all(|n| n.domain().is_empty()), "{name} {mode}: standard ops only");

@@ -143,8 +143,7 @@ fn none(wrong: &[String]) {
 /// The rules are right: in f64 what remains is the nine digits in which the references are written.
 #[test]
 fn gradients_in_f64_agree_with_pytorch() {
-    let wrong: Vec<String> =
-        FIXTURES.iter().flat_map(|(name, of)| compare(name, of, &Cpu, DType::F64, 1e-7)).collect();
+    let wrong: Vec<String> = FIXTURES.iter().flat_map(|(name, of)| compare(name, of, &Cpu, DType::F64, 1e-7)).collect();
     none(&wrong);
 }
 
@@ -189,9 +188,8 @@ fn a_batch_equals_single_samples() {
         let data = codes(of, &c);
         let fused = Mode::Fisher { sets: 1 };
         let all = |batch: usize, mode| gradients(&c, batch, DType::F32, mode);
-        let run = |g: &GradientGraph, data: &Labelled| {
-            common::run(&Cpu, &g.graph, &feeds(g, data, DType::F32)).unwrap()
-        };
+        let run =
+            |g: &GradientGraph, data: &Labelled| common::run(&Cpu, &g.graph, &feeds(g, data, DType::F32)).unwrap();
         let (apart, fisher) = (all(data.len(), Mode::PerSample), all(data.len(), fused));
         let (one, one_fisher) = (all(1, Mode::PerSample), all(1, fused));
         let (rows, sums) = (run(&apart, &data), run(&fisher, &data));
@@ -230,26 +228,46 @@ fn fisher(name: &str, of_codes: &str, engine: &dyn Engine) -> Vec<(String, Array
     found.to_arrays().unwrap()
 }
 
-/// Relative difference at most 1e-3 on every entry above 1e-6 of its tensor's maximum.
+/// Fisher of class 0 and of all others in f64, by the plain gradient graph.
+fn exact_fisher(name: &str, of_codes: &str) -> Vec<Array> {
+    let c = classifier(name);
+    let data = codes(of_codes, &c);
+    let n = data.len();
+    let mut g = gradients(&c, n, DType::F64, Mode::Fisher { sets: 2 });
+    g.graph.outputs.remove(0);
+    let u = (0..2 * n).map(|i| f64::from(u8::from((i < n) == (i % n == 0)))).collect();
+    let u = Array::from_vec(&[2, n], u).unwrap();
+    common::run(&Cpu, &g.graph, &[data.x.to_float(DType::F64), data.labels(), u]).unwrap()
+}
+
+/// The greatest relative difference over the entries above 1e-6 of their tensor's maximum, for each set.
+fn greatest(a: &Array, b: &Array) -> f64 {
+    assert_eq!(a.shape(), b.shape());
+    let (a, b) = (a.to_f64(), b.to_f64());
+    let half = a.len() / 2;
+    let of_set = |(a, b): (&[f64], &[f64])| {
+        let top = b.iter().fold(0.0f64, |m, v| m.max(*v));
+        let pairs = a.iter().zip(b).filter(|(_, b)| **b > 1e-6 * top);
+        pairs.map(|(a, b)| (a - b).abs() / b).fold(0.0f64, |m, d| if d.is_nan() { d } else { m.max(d) })
+    };
+    a.chunks(half).zip(b.chunks(half)).map(of_set).fold(0.0, f64::max)
+}
+
+/// Relative difference at most 1e-3 from the Fisher in f64 on every entry above 1e-6 of its tensor's maximum.
+/// An entry there is the square of a gradient 1000 times below the greatest one: a sum of many terms that
+/// nearly cancel, of which f32 keeps three digits. So two engines may differ from each other by 2e-3.
 #[test]
 fn engines_agree_on_the_fisher() {
-    let others = engines().split_off(1);
+    let engines = engines();
     for (name, of) in FIXTURES {
-        let want = fisher(name, of, &Cpu);
-        for engine in &others {
-            let got = fisher(name, of, &**engine);
+        let want = exact_fisher(name, of);
+        let found: Vec<_> = engines.iter().map(|e| fisher(name, of, &**e)).collect();
+        for (engine, got) in engines.iter().zip(&found) {
             assert_eq!(got.len(), want.len());
-            for ((tensor, a), (_, b)) in got.iter().zip(&want) {
-                assert_eq!(a.shape(), b.shape());
-                let (a, b) = (a.to_f64(), b.to_f64());
-                let n = a.len() / 2;
-                for set in 0..2 {
-                    let (a, b) = (&a[set * n..(set + 1) * n], &b[set * n..(set + 1) * n]);
-                    let top = b.iter().fold(0.0f64, |m, v| m.max(*v));
-                    let pairs = a.iter().zip(b).filter(|(_, b)| **b > 1e-6 * top);
-                    let off = pairs.fold(0.0f64, |m, (a, b)| m.max((a - b).abs() / b));
-                    let engine = engine.name();
-                    assert!(off <= 1e-3, "{name} {engine} {tensor}, set {set}: relative difference {off:.1e}");
+            for (((tensor, a), b), (_, first)) in got.iter().zip(&want).zip(&found[0]) {
+                for (what, b, tolerance) in [("f64", b, 1e-3), ("cpu", first, 2e-3)] {
+                    let off = greatest(a, b);
+                    assert!(off <= tolerance, "{name} {} {tensor}: {off:.1e} from {what}", engine.name());
                 }
             }
         }
@@ -292,13 +310,10 @@ impl Moved {
 fn the_fisher_agrees_with_central_differences_sample_by_sample() {
     let c = classifier("mlp");
     let data = codes("mlp", &c);
-    let mut singles: Vec<Moved> =
-        (0..data.len()).map(|i| Moved::new(&c, &data.batch(i..i + 1).unwrap())).collect();
+    let mut singles: Vec<Moved> = (0..data.len()).map(|i| Moved::new(&c, &data.batch(i..i + 1).unwrap())).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let entries: Vec<(&str, usize)> = (0..10)
-        .map(|i| ("fc2.bias", i))
-        .chain((0..30).map(|_| ("fc2.weight", rng.random_range(0..4000))))
-        .collect();
+    let entries: Vec<(&str, usize)> =
+        (0..10).map(|i| ("fc2.bias", i)).chain((0..30).map(|_| ("fc2.weight", rng.random_range(0..4000)))).collect();
     let squares: Vec<Vec<f64>> =
         entries.iter().map(|(w, i)| singles.iter_mut().map(|s| s.slope(w, *i).powi(2)).collect()).collect();
     for engine in engines() {

@@ -278,5 +278,10 @@ fn the_onnx_checker_accepts_every_case() {
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/check_models.py");
     let done = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
-    assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
