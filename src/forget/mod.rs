@@ -158,7 +158,7 @@ fn compare(old: &Weights, new: &Weights) -> Result<(Vec<Change>, Vec<(String, Ar
     for (name, (a, b)) in old.names.iter().zip(old.tensors.iter().zip(&new.tensors)) {
         let (before, after) = (a.to_array()?, b.to_array()?);
         if !after.is_finite() {
-            return Err(Error::engine(format!(
+            return Err(Error::invalid(format!(
                 "the new elements of '{name}' are not all finite; try a lesser strength"
             )));
         }

@@ -158,7 +158,7 @@ pub fn fixed(trials: &mut Trials, strength: Strength) -> Result<(Strength, Vec<C
         }
         tried.push(c);
     }
-    let (_, s) = best.ok_or_else(|| Error::engine("the answers are not finite at this strength"))?;
+    let (_, s) = best.ok_or_else(|| Error::invalid("the answers are not finite at this strength; try a lesser one"))?;
     Ok((s, tried))
 }
 
