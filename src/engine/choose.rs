@@ -45,7 +45,7 @@ pub fn choose(choice: Choice, library: Option<PathBuf>) -> Result<Chosen> {
             match OrtEngine::new(library.as_deref()) {
                 Ok(e) => Ok(Chosen { engine: Box::new(e), why: format!("no GPU ({no_gpu}); ONNX Runtime was found") }),
                 // a library that the user points at must not be passed over in silence
-                Err(e) if library.is_some() => Err(e),
+                Err(e) if library.is_some() => Err(Error::invalid(e.to_string())),
                 Err(e) => {
                     Ok(Chosen { engine: Box::new(Cpu), why: format!("no GPU ({no_gpu}); no ONNX Runtime ({e})") })
                 }
