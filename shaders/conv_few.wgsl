@@ -39,14 +39,21 @@ struct Params {
 
 override HAS_BIAS: u32 = 0u;
 
+// a / b. CPU adapters divide integers lane by lane, floats all at once: a first quotient, then what it missed.
+fn quotient(a: u32, b: u32) -> u32 {
+    let first = u32(f32(a) / f32(b));
+    let more = first + u32(i32(f32(i32(a - first * b)) / f32(b)));
+    let rest = i32(a - more * b);
+    return more + u32(rest >= i32(b)) - u32(rest < 0);
+}
+
 // sample and position on each axis
 fn split(position: u32) -> vec4<u32> {
-    var rest = min(position, params.positions - 1u);
-    let q2 = rest % params.q[2];
-    rest = rest / params.q[2];
-    let q1 = rest % params.q[1];
-    rest = rest / params.q[1];
-    return vec4<u32>(rest / params.q[0], rest % params.q[0], q1, q2);
+    let p = min(position, params.positions - 1u);
+    let row = quotient(p, params.q[2]);
+    let plane = quotient(row, params.q[1]);
+    let n = quotient(plane, params.q[0]);
+    return vec4<u32>(n, plane - n * params.q[0], row - plane * params.q[1], p - row * params.q[2]);
 }
 
 fn place_x(position: u32) -> u32 {

@@ -33,14 +33,24 @@ struct Params {
 
 override SQUARED: u32 = 0u;
 
+// a / b. CPU adapters divide integers lane by lane, floats all at once: a first quotient, then what it missed.
+fn quotient(a: u32, b: u32) -> u32 {
+    let first = u32(f32(a) / f32(b));
+    let more = first + u32(i32(f32(i32(a - first * b)) / f32(b)));
+    let rest = i32(a - more * b);
+    return more + u32(rest >= i32(b)) - u32(rest < 0);
+}
+
 fn place_x(column: u32) -> u32 {
     let k = min(column, params.columns - 1u);
-    var rest = k % params.taps;
-    let t2 = rest % params.kernel[2];
-    rest = rest / params.kernel[2];
-    let t1 = rest % params.kernel[1];
-    let t0 = rest / params.kernel[1];
-    return k / params.taps * params.x_c + t0 * params.x_tap[0] + t1 * params.x_tap[1] + t2 * params.x_tap[2];
+    let c = quotient(k, params.taps);
+    let tap = k - c * params.taps;
+    let row = quotient(tap, params.kernel[2]);
+    let plane = quotient(row, params.kernel[1]);
+    return c * params.x_c
+        + plane * params.x_tap[0]
+        + (row - plane * params.kernel[1]) * params.x_tap[1]
+        + (tap - row * params.kernel[2]) * params.x_tap[2];
 }
 
 fn store(base: u32, column: u32, v0: vec4<f32>, v1: vec4<f32>) {

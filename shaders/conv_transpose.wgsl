@@ -29,10 +29,12 @@ override HAS_BIAS: u32 = 0u;
 fn first(axis: u32, o: u32) -> u32 {
     let stride = params.stride[axis];
     let wanted = (o + params.begin[axis]) % stride;
-    for (var k = 0u; k < min(params.every[axis], params.kernel[axis]); k++) {
-        if k * params.dilation[axis] % stride == wanted { return k; }
+    var found = params.kernel[axis];
+    // backwards, without a return inside the loop, which OpenGL on llvmpipe gets wrong
+    for (var k = min(params.every[axis], params.kernel[axis]); k > 0u; k--) {
+        if (k - 1u) * params.dilation[axis] % stride == wanted { found = k - 1u; }
     }
-    return params.kernel[axis];
+    return found;
 }
 
 // The element of x that tap k hits from o: beyond x where there is none.

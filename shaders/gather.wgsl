@@ -20,19 +20,19 @@ struct Params {
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = id.x + id.y * groups.x * 64u;
     if i >= params.n { return; }
-    var from = 0u;
+    var source = 0u;
     var k = 0u;
     var rest = i;
     for (var axis = i32(params.rank) - 1; axis >= 0; axis--) {
         let at = rest % params.shape[axis];
         rest = rest / params.shape[axis];
-        from += at * params.x_strides[axis];
+        source += at * params.x_strides[axis];
         k += at * params.k_strides[axis];
     }
     var index = indices[k];
     if index < 0 { index += params.extent; }
     if index >= 0 && index < params.extent {
-        y[i] = x[from + u32(index) * params.step];
+        y[i] = x[source + u32(index) * params.step];
     } else {
         y[i] = 0u;
     }

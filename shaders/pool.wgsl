@@ -45,17 +45,24 @@ fn replaces(v: u32, best: u32) -> bool {
     return !(p <= q) && q == q;
 }
 
+// a / b. CPU adapters divide integers lane by lane, floats all at once: a first quotient, then what it missed.
+fn quotient(a: u32, b: u32) -> u32 {
+    let first = u32(f32(a) / f32(b));
+    let more = first + u32(i32(f32(i32(a - first * b)) / f32(b)));
+    let rest = i32(a - more * b);
+    return more + u32(rest >= i32(b)) - u32(rest < 0);
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let at = id.x + id.y * groups.x * 64u;
     if at >= params.elements { return; }
-    var rest = at;
-    let f2 = rest % params.output[2] * params.stride[2];
-    rest = rest / params.output[2];
-    let f1 = rest % params.output[1] * params.stride[1];
-    rest = rest / params.output[1];
-    let f0 = rest % params.output[0] * params.stride[0];
-    let plane = rest / params.output[0];
+    let row = quotient(at, params.output[2]);
+    let slab = quotient(row, params.output[1]);
+    let plane = quotient(slab, params.output[0]);
+    let f2 = (at - row * params.output[2]) * params.stride[2];
+    let f1 = (row - slab * params.output[1]) * params.stride[1];
+    let f0 = (slab - plane * params.output[0]) * params.stride[0];
     let from0 = skipped(0u, f0);
     let from1 = skipped(1u, f1);
     let from2 = skipped(2u, f2);
@@ -69,9 +76,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         let i0 = f0 + k0 * params.dilation[0] - params.begin[0];
         for (var k1 = from1; k1 < to1; k1++) {
             let i1 = f1 + k1 * params.dilation[1] - params.begin[1];
-            let row = ((plane * params.input[0] + i0) * params.input[1] + i1) * params.input[2];
+            let start = ((plane * params.input[0] + i0) * params.input[1] + i1) * params.input[2];
             for (var k2 = from2; k2 < to2; k2++) {
-                let i = row + f2 + k2 * params.dilation[2] - params.begin[2];
+                let i = start + f2 + k2 * params.dilation[2] - params.begin[2];
                 let v = x[i];
                 sum += bitcast<f32>(v);
                 if place == 0xffffffffu || replaces(v, best) {

@@ -29,14 +29,14 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let i = id.x + id.y * groups.x * 64u;
     if i >= params.n { return; }
     var to = 0u;
-    var from = 0u;
+    var source = 0u;
     var k = 0u;
     var rest = i;
     for (var axis = i32(params.rank) - 1; axis >= 0; axis--) {
         let at = rest % params.shape[axis];
         rest = rest / params.shape[axis];
         to += at * params.y_strides[axis];
-        from += at * params.u_strides[axis];
+        source += at * params.u_strides[axis];
         k += at * params.k_strides[axis];
     }
     for (var j = 0u; j < params.count; j++) {
@@ -44,14 +44,14 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         if index < 0 { index += params.extent; }
         if index >= 0 && index < params.extent {
             let place = to + u32(index) * params.y_step;
-            let v = u[from];
+            let v = u[source];
             switch MODE {
                 case 0u: { y[place] = v; }
                 case 1u: { y[place] = bitcast<u32>(bitcast<f32>(y[place]) + bitcast<f32>(v)); }
                 default: { y[place] = y[place] + v; }
             }
         }
-        from += params.u_step;
+        source += params.u_step;
         k += params.k_step;
     }
 }

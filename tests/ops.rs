@@ -96,14 +96,14 @@ const ORT_DEFECTS: &[(&str, &str)] = &[
     ("Pad crop to nothing and back", "1.23.2 leaves the output unwritten when negative pads remove a whole axis"),
     ("ConvTranspose much output padding", "1.23.2 reads beyond its buffer when the output padding reaches a stride"),
     ("ConvTranspose output shape beyond reach", "as above"),
-    ("AveragePool ceil counting pads", "in operator set 18 it divides by positions beyond the padding"),
-    ("AveragePool ceil with pads counting pads", "as above"),
+    ("AveragePool ceil with pads counting pads", "1.23.2 divides by positions beyond the padding"),
     ("Cast beyond int8", "ONNX leaves a float beyond the range of an integer undefined; it wraps, we saturate"),
     ("Cast beyond uint8", "as above"),
     ("LayerNormalization last of two axes", "1.23.2 refuses a scale that broadcasts over the normalised axes"),
     ("LayerNormalization bias, two axes", "as above"),
-    ("ReduceSumSquare no axes", "1.23.2 leaves out the square under noop_with_empty_axes"),
-    ("ReduceLogSum no axes", "1.23.2 leaves out the logarithm under noop_with_empty_axes"),
+    ("ReduceL1 no axes", "1.23.2 leaves out the absolute value under noop_with_empty_axes"),
+    ("ReduceSumSquare no axes", "as above, the square"),
+    ("ReduceLogSum no axes", "as above, the logarithm"),
 ];
 
 #[test]

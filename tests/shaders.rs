@@ -64,6 +64,13 @@ fn check_module(module: &Module, _: &ModuleInfo) -> Check {
 /// Checks a step with its overrides put into the shader.
 fn check_step(module: &Module, step: &Step) -> Check {
     ensure(step.binds.len() < limit::STORAGE_BUFFERS, || format!("{} buffers and params", step.binds.len()))?;
+    // a buffer is bound read-only or read-write in one dispatch, and once where it is written
+    let scratch = |b: &Bind| matches!(b, Bind::Scratch(_) | Bind::Filled(_) | Bind::Output(_));
+    let mut own: Vec<String> =
+        step.binds.iter().filter(|b| scratch(b)).map(|b| format!("{b:?}").replace("Filled", "Scratch")).collect();
+    own.sort();
+    let distinct = own.windows(2).all(|w| w[0] != w[1]);
+    ensure(distinct, || format!("{:?} binds a buffer twice", step.binds))?;
     ensure(step.grid.iter().all(|&g| g <= limit::WORKGROUPS), || format!("grid {:?}", step.grid))?;
     let mut constants = naga::back::PipelineConstants::default();
     for (name, value) in &step.overrides {

@@ -58,6 +58,7 @@ pub fn gradient_graph(
     let float = g.dtype(head.logits);
     g.set_scope("loss");
     let labels = g.input(free_name(&g, "labels"), TensorType::new(DType::I64, [n]), Batch::LEADING);
+    let entropy = cross_entropy(&mut g, &head, labels)?;
     let name = free_name(&g, "sample_weights");
     let sample_weights = match mode {
         Mode::Sum => Some(g.input(name, TensorType::new(float, [n]), Batch::LEADING)),
@@ -65,18 +66,16 @@ pub fn gradient_graph(
         Mode::Fisher { sets } => Some(g.input(name, TensorType::new(float, [sets, n]), Batch::None)),
     };
     let ids: Vec<ValueId> = weights.iter().map(|(_, id)| *id).collect();
-    let z = ops::reshape(&mut g, head.logits, &[n, head.classes])?;
-    let (losses, dz) = cross_entropy(&mut g, z, labels)?;
-    let (loss, dz, samples) = match (mode, sample_weights) {
+    let (loss, seed, samples) = match (mode, sample_weights) {
         (Mode::Sum, Some(u)) => {
-            let each = g.push("Mul", &[losses, u], Attrs::new())?;
+            let each = g.push("Mul", &[entropy.losses, u], Attrs::new())?;
             let column = ops::reshape(&mut g, u, &[n, 1])?;
-            let dz = g.push("Mul", &[dz, column], Attrs::new())?;
-            (ops::reduce_sum(&mut g, each, &[0], false)?, dz, Samples::Summed)
+            let seed = g.push("Mul", &[entropy.slope, column], Attrs::new())?;
+            (ops::reduce_sum(&mut g, each, &[0], false)?, seed, Samples::Summed)
         }
-        _ => (losses, dz, Samples::Apart),
+        _ => (entropy.losses, entropy.slope, Samples::Apart),
     };
-    let found = backward(&mut g, &[(z, dz)], &ids, samples)?;
+    let found = backward(&mut g, &[(entropy.logits, seed)], &ids, samples)?;
     let (mut gradients, mut unused) = (Vec::new(), Vec::new());
     for ((name, _), d) in weights.iter().zip(found) {
         let Some(d) = d else {
@@ -98,27 +97,34 @@ pub fn gradient_graph(
     Ok(GradientGraph { graph: g, head, labels, sample_weights, loss, gradients, unused })
 }
 
-/// `ℓ_n = −log softmax(z_n)[y_n]`, `[samples]`, and its gradient `softmax(z_n) − e_y`, `[samples, classes]`.
-///
-/// The gradient's entry of the true class is computed as minus the sum of the others: `p_y − 1` would keep few
-/// digits where the answer is nearly sure, as answers to codes are.
-fn cross_entropy(g: &mut Graph, z: ValueId, labels: ValueId) -> Result<(ValueId, ValueId)> {
-    let (n, classes) = (g.batch, g.shape(z)[1]);
+/// The cross-entropy of a batch.
+struct CrossEntropy {
+    /// `z`: `[samples, classes]`.
+    logits: ValueId,
+    /// `ℓ_n = −log softmax(z_n)[y_n]`: `[samples]`.
+    losses: ValueId,
+    /// `∂ℓ_n/∂z_n = softmax(z_n) − e_{y_n}`: `[samples, classes]`. The sweep starts here: the samples can be
+    /// followed from the first step on, and nothing is lost to the logarithm.
+    slope: ValueId,
+}
+
+fn cross_entropy(g: &mut Graph, head: &Head, labels: ValueId) -> Result<CrossEntropy> {
+    let (n, classes) = (g.batch, head.classes);
+    let logits = ops::reshape(g, head.logits, &[n, classes])?;
+    let log_p = g.push("LogSoftmax", &[logits], Attrs::new().with("axis", 1))?;
     let ids: Vec<i64> = (0..i64::try_from(classes).unwrap_or(i64::MAX)).collect();
     let ids = g.ints(&ids);
     let column = ops::reshape(g, labels, &[n, 1])?;
     let hot = g.push("Equal", &[column, ids], Attrs::new())?;
-    let zero = g.scalar(0.0, g.dtype(z));
-    let log_p = g.push("LogSoftmax", &[z], Attrs::new().with("axis", 1))?;
+    let dtype = g.dtype(logits);
+    let (zero, one) = (g.scalar(0.0, dtype), g.scalar(1.0, dtype));
     let picked = g.push("Where", &[hot, log_p, zero], Attrs::new())?;
     let sum = ops::reduce_sum(g, picked, &[1], false)?;
     let losses = g.push("Neg", &[sum], Attrs::new())?;
-    let p = g.push("Softmax", &[z], Attrs::new().with("axis", 1))?;
-    let others = g.push("Where", &[hot, zero, p], Attrs::new())?;
-    let rest = ops::reduce_sum(g, others, &[1], true)?;
-    let rest = g.push("Neg", &[rest], Attrs::new())?;
-    let dz = g.push("Where", &[hot, rest, p], Attrs::new())?;
-    Ok((losses, dz))
+    let p = g.push("Softmax", &[logits], Attrs::new().with("axis", 1))?;
+    let target = g.push("Where", &[hot, one, zero], Attrs::new())?;
+    let slope = g.push("Sub", &[p, target], Attrs::new())?;
+    Ok(CrossEntropy { logits, losses, slope })
 }
 
 /// `Σ_n u[s,n] d[n]²`, fused into the op that makes `d` where that op knows how.

@@ -110,9 +110,7 @@ impl Sweep {
         if dy.iter().all(Option::is_none) {
             return Ok(());
         }
-        let place = |e: Error| {
-            if e.kind() == Kind::NeedsSingles { e } else { e.at(format!("gradient of '{}'", node.name)) }
-        };
+        let place = |e: Error| e.at(format!("gradient of '{}'", node.name));
         g.set_scope(format!("{}/grad", node.name));
         let batched = node.outputs.iter().flatten().any(|&o| g.value(o).batch != Batch::None);
         if self.apart && !batched {

@@ -19,7 +19,7 @@ enum RuleName {
     Auto,
     /// w ± α η with η = f_F / f_R; needs --lambda1 and --lambda2, or searches them
     Ratio,
-    /// w · min(λ f_D / f_F, 1) where f_F > α f_D; needs --alpha and --lambda, or searches them
+    /// w · min(λ f_R / f_F, 1) where f_F > α f_R; needs --alpha and --lambda, or searches them
     Dampen,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Args {
     /// Ratio rule: cap on the greatest step in an initializer.
     #[arg(long, value_name = "V", requires = "lambda1")]
     lambda2: Option<f64>,
-    /// Dampening: how many times f_D a weight's f_F must exceed.
+    /// Dampening: how many times f_R a weight's f_F must exceed.
     #[arg(long, value_name = "V", requires = "lambda")]
     alpha: Option<f64>,
     /// Dampening: scale of what is left of a weight.

@@ -3,18 +3,22 @@
 //! `f_C,i = (1/|C|) Σ_{c∈C} mean_{(x, y=c)} (∂ℓ/∂w_i)²`, with ℓ the cross-entropy on the logits (Yamashita
 //! et al., arXiv 2306.05670, equation 6; the square is per sample).
 
+mod equalise;
 pub mod store;
 
 use crate::autodiff::gradient::Mode;
 use crate::classifier::{Classifier, Weights, batch_feeds};
-use crate::engine::{Engine, Tensor};
+use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::graph::{Attrs, Batch, Graph};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, DType, TensorType};
 
 /// More samples than this never share a batch; it bounds the memory that activations take.
 const MAX_BATCH: usize = 32;
+
+/// Fishers of several classes are held at once only while all of them together have no more elements than this.
+const MAX_CLASS_ELEMENTS: usize = 1 << 25;
 
 /// Sums of squared per-sample gradients, one tensor `[sets, …shape]` per weight.
 pub struct Fisher {
@@ -68,46 +72,130 @@ pub fn estimate(
     if data.is_empty() || sets.is_empty() {
         return Err(Error::invalid("a Fisher estimate needs at least one sample and one set of weights"));
     }
-    let mode = Mode::Fisher { sets: sets.len() };
-    let (gradients, one_by_one) = classifier.gradients_or_singles(data.len().min(MAX_BATCH), mode)?;
-    let mut g = gradients.graph;
-    let batch = g.batch;
-    let weight_ids = g.feed_weights();
-    let found: Vec<ValueId> = gradients.gradients.iter().map(|(_, d)| *d).collect();
-    let mut sums = Vec::with_capacity(found.len());
-    let mut outputs = Vec::with_capacity(found.len());
-    g.set_scope("accumulate");
-    for (k, &d) in found.iter().enumerate() {
-        let ty = g.value(d).ty.clone();
-        sums.push(engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0))?);
-        let acc = g.input(format!("accumulated.{k}"), ty, Batch::None);
-        outputs.push(g.push("Add", &[acc, d], Attrs::new())?);
+    let mut squares = SquareSums::new(classifier, engine, weights, sets.len(), data.len())?;
+    let sums = squares.run(data, sets, progress)?;
+    Ok(squares.into_fisher(sums, sets.len()))
+}
+
+/// The Fisher of groups of classes, one set per group, in which every class counts the same: the Fisher of a
+/// class is divided by its trace over all weights before the mean over the group is taken. A class whose inputs
+/// the model answers with little loss then weighs as much as one with a large loss.
+///
+/// # Errors
+/// As [`estimate`]; also when a class has no sample.
+pub fn estimate_equalised(
+    classifier: &Classifier,
+    engine: &dyn Engine,
+    weights: &Weights,
+    data: &Labelled,
+    groups: &[Vec<usize>],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Fisher> {
+    let by_class = data.by_class();
+    let classes: Vec<usize> = groups.concat();
+    if let Some(c) = classes.iter().find(|c| !by_class.contains_key(c)) {
+        return Err(Error::invalid(format!("no labelled input belongs to class {c}")));
     }
-    g.outputs = outputs;
-    let float = gradients.sample_weights.map_or(DType::F32, |u| g.dtype(u));
-    let fixed = weights.feeds(&g, &weight_ids)?;
-    let mut session = engine.prepare(&g)?;
-    for from in (0..data.len()).step_by(batch) {
-        let to = (from + batch).min(data.len());
-        let (model_inputs, part) = batch_feeds(&g, data, from, to, batch)?;
-        let mut feeds: Vec<Tensor> = model_inputs.into_iter().map(|(_, a)| Tensor::Host(a)).collect();
-        feeds.push(Tensor::Host(part.labels()));
-        let u: Vec<f64> =
-            sets.iter().flat_map(|u| (0..batch).map(move |i| if from + i < to { u[from + i] } else { 0.0 })).collect();
-        feeds.push(Tensor::Host(Array::from_vec(&[sets.len(), batch], u)?.to_float(float)));
-        feeds.extend(fixed.iter().cloned());
-        feeds.append(&mut sums);
-        sums = session.run(&feeds)?;
-        progress(to);
+    let elements: usize = weights.tensors.iter().map(|t| t.ty().len()).sum();
+    let slots = (MAX_CLASS_ELEMENTS / elements.max(1)).clamp(1, 8).min(classes.len().max(1));
+    let most = classes.chunks(slots).map(|c| c.iter().map(|c| by_class[c].len()).sum::<usize>()).max().unwrap_or(1);
+    let mut squares = SquareSums::new(classifier, engine, weights, slots, most)?;
+    let mut mean = equalise::Mean::new(engine, squares.types(), slots, groups.len())?;
+    let mut done = 0;
+    for chunk in classes.chunks(slots) {
+        let positions: Vec<usize> = chunk.iter().flat_map(|c| by_class[c].iter().copied()).collect();
+        let part = data.select(&positions)?;
+        let mut sets = vec![vec![0.0; part.len()]; slots];
+        let mut member = vec![0.0; groups.len() * slots];
+        for (slot, c) in chunk.iter().enumerate() {
+            for (u, y) in sets[slot].iter_mut().zip(&part.y) {
+                *u = if y == c { 1.0 / by_class[c].len() as f64 } else { 0.0 };
+            }
+            for (k, group) in groups.iter().enumerate() {
+                if group.contains(c) {
+                    member[k * slots + slot] = 1.0 / group.len() as f64;
+                }
+            }
+        }
+        let sums = squares.run(&part, &sets, &mut |n| progress(done + n))?;
+        done += part.len();
+        mean.add(sums, &member)?;
     }
-    Ok(Fisher {
-        names: gradients.gradients.into_iter().map(|(n, _)| n).collect(),
-        sums,
-        sets: sets.len(),
-        unused: gradients.unused,
-        batch,
-        one_by_one,
-    })
+    Ok(squares.into_fisher(mean.finish(), groups.len()))
+}
+
+/// A prepared gradient graph that sums squared per-sample gradients of as many samples as it is shown.
+struct SquareSums<'a> {
+    engine: &'a dyn Engine,
+    session: Box<dyn Session>,
+    graph: Graph,
+    weights: Vec<Tensor>,
+    names: Vec<String>,
+    types: Vec<TensorType>,
+    unused: Vec<String>,
+    one_by_one: Option<String>,
+    float: DType,
+}
+
+impl<'a> SquareSums<'a> {
+    fn new(
+        classifier: &Classifier,
+        engine: &'a dyn Engine,
+        weights: &Weights,
+        sets: usize,
+        samples: usize,
+    ) -> Result<Self> {
+        let (gradients, one_by_one) = classifier.gradients_or_singles(samples.min(MAX_BATCH), Mode::Fisher { sets })?;
+        let mut g = gradients.graph;
+        let weight_ids = g.feed_weights();
+        let (mut types, mut outputs) = (Vec::new(), Vec::new());
+        g.set_scope("accumulate");
+        for (k, &(_, d)) in gradients.gradients.iter().enumerate() {
+            let ty = g.value(d).ty.clone();
+            let sum = g.input(format!("accumulated.{k}"), ty.clone(), Batch::None);
+            outputs.push(g.push("Add", &[sum, d], Attrs::new())?);
+            types.push(ty);
+        }
+        g.outputs = outputs;
+        let float = gradients.sample_weights.map_or(DType::F32, |u| g.dtype(u));
+        let weights = weights.feeds(&g, &weight_ids)?;
+        let session = engine.prepare(&g)?;
+        let names = gradients.gradients.into_iter().map(|(n, _)| n).collect();
+        Ok(Self { engine, session, graph: g, weights, names, types, unused: gradients.unused, one_by_one, float })
+    }
+
+    /// Type of every sum: `[sets, …shape]`.
+    fn types(&self) -> &[TensorType] {
+        &self.types
+    }
+
+    fn run(&mut self, data: &Labelled, sets: &[Vec<f64>], progress: &mut dyn FnMut(usize)) -> Result<Vec<Tensor>> {
+        let batch = self.graph.batch;
+        let mut sums = Vec::with_capacity(self.types.len());
+        for ty in &self.types {
+            sums.push(self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0))?);
+        }
+        for from in (0..data.len()).step_by(batch) {
+            let to = (from + batch).min(data.len());
+            let (model_inputs, part) = batch_feeds(&self.graph, data, from, to, batch)?;
+            let mut feeds: Vec<Tensor> = model_inputs.into_iter().map(|(_, a)| Tensor::Host(a)).collect();
+            feeds.push(Tensor::Host(part.labels()));
+            // samples that only fill the batch up count nothing
+            let u = sets.iter().flat_map(|u| (from..from + batch).map(move |i| if i < to { u[i] } else { 0.0 }));
+            let u = Array::from_vec(&[sets.len(), batch], u.collect::<Vec<f64>>())?.to_float(self.float);
+            feeds.push(Tensor::Host(u));
+            feeds.extend(self.weights.iter().cloned());
+            feeds.append(&mut sums);
+            sums = self.session.run(&feeds)?;
+            progress(to);
+        }
+        Ok(sums)
+    }
+
+    fn into_fisher(self, sums: Vec<Tensor>, sets: usize) -> Fisher {
+        let batch = self.graph.batch;
+        Fisher { names: self.names, sums, sets, unused: self.unused, batch, one_by_one: self.one_by_one }
+    }
 }
 
 impl Fisher {

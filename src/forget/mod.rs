@@ -93,10 +93,18 @@ pub fn forget(
 ) -> Result<Outcome> {
     let retained = check_classes(&request.classes, classifier.classes(), data)?;
     let old = Weights::upload(engine, &classifier.bind(1)?)?;
-    let sets = [fisher::class_weights(data, &request.classes)?, fisher::class_weights(data, &retained)?];
     let total = data.len();
-    let fisher = fisher::estimate(classifier, engine, &old, data, &sets, &mut |n| progress(Stage::Fisher(n, total)))?;
-    let basis = basis(&fisher, engine, &request.classes, &retained)?;
+    let done = &mut |n| progress(Stage::Fisher(n, total));
+    let groups = [request.classes.clone(), retained];
+    // a search lets every class count the same; given strengths belong to the Fisher as the papers define it
+    let fisher = match request.method {
+        Method::Search(_) => fisher::estimate_equalised(classifier, engine, &old, data, &groups, done)?,
+        Method::Fixed(_) => {
+            let sets = groups.iter().map(|c| fisher::class_weights(data, c)).collect::<Result<Vec<_>>>()?;
+            fisher::estimate(classifier, engine, &old, data, &sets, done)?
+        }
+    };
+    let basis = basis(&fisher, engine)?;
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
     let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
@@ -136,13 +144,12 @@ fn check_classes(forgotten: &[usize], classes: usize, data: &Labelled) -> Result
     Ok(retained)
 }
 
-fn basis(fisher: &Fisher, engine: &dyn Engine, forgotten: &[usize], retained: &[usize]) -> Result<Basis> {
+fn basis(fisher: &Fisher, engine: &dyn Engine) -> Result<Basis> {
     let mut parts = fisher.split(engine)?.into_iter();
     let (Some(f_f), Some(f_r)) = (parts.next(), parts.next()) else {
         return Err(Error::internal("the Fisher lacks a set"));
     };
-    let share = forgotten.len() as f64 / (forgotten.len() + retained.len()) as f64;
-    Ok(Basis { names: fisher.names.clone(), f_f, f_r, share })
+    Ok(Basis { names: fisher.names.clone(), f_f, f_r })
 }
 
 /// Change of every weight, and the elements of those that changed.

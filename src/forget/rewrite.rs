@@ -16,8 +16,6 @@ pub struct Basis {
     pub f_f: Vec<Tensor>,
     /// Fisher of the classes to retain.
     pub f_r: Vec<Tensor>,
-    /// `|F| / C`: the part of all classes that is forgotten.
-    pub share: f64,
 }
 
 /// A rule prepared for one model.
@@ -48,7 +46,7 @@ impl Rewriter {
             rule.strengths().iter().map(|s| g.input(*s, TensorType::new(float, []), Batch::None)).collect();
         for (x, name) in triples.into_iter().zip(&basis.names) {
             g.set_scope(name.clone());
-            let w = rule.push(&mut g, x, &strengths, basis.share)?;
+            let w = rule.push(&mut g, x, &strengths)?;
             g.outputs.push(w);
         }
         let session = engine.prepare(&g)?;

@@ -16,9 +16,10 @@ pub enum Strength {
         /// +1 or −1.
         sign: f64,
     },
-    /// `w_i ← w_i · min(λ f_D / f_F, 1)` where `f_F > α f_D` (Foster et al., arXiv 2308.07707, equations 3 and 4).
+    /// `w_i ← w_i · min(λ f_R / f_F, 1)` where `f_F > α f_R` (Foster et al., arXiv 2308.07707, equations 3 and 4,
+    /// with the Fisher of the retained classes in the place of that of all).
     Dampen {
-        /// How many times the Fisher of all classes the forget Fisher must exceed.
+        /// How many times the Fisher of the retained classes the forget Fisher must exceed.
         alpha: f64,
         /// Scale of what is left.
         lambda: f64,
@@ -81,14 +82,14 @@ impl Rule {
             Self::Dampen => &["alpha", "lambda"],
         }
     }
-    /// Adds the nodes that change one weight; `share` is `|F| / C`, the part of the classes that is forgotten.
+    /// Adds the nodes that change one weight.
     ///
     /// # Errors
     /// When the shapes differ.
-    pub fn push(self, g: &mut Graph, x: Operands, strengths: &[ValueId], share: f64) -> Result<ValueId> {
+    pub fn push(self, g: &mut Graph, x: Operands, strengths: &[ValueId]) -> Result<ValueId> {
         match (self, strengths) {
             (Self::Ratio, &[lambda1, lambda2, sign]) => ratio(g, x, lambda1, lambda2, sign),
-            (Self::Dampen, &[alpha, lambda]) => dampen(g, x, alpha, lambda, share),
+            (Self::Dampen, &[alpha, lambda]) => dampen(g, x, alpha, lambda),
             _ => Err(crate::error::Error::internal("a rule was given the wrong number of strengths")),
         }
     }
@@ -130,16 +131,12 @@ fn ratio(g: &mut Graph, x: Operands, lambda1: ValueId, lambda2: ValueId, sign: V
     op(g, "Add", &[x.w, step])
 }
 
-/// `w · min(λ f_D / f_F, 1)` where `f_F > α f_D`, with `f_D = share · f_F + (1 − share) · f_R` over all classes.
-fn dampen(g: &mut Graph, x: Operands, alpha: ValueId, lambda: ValueId, share: f64) -> Result<ValueId> {
-    let dtype = g.dtype(x.w);
-    let (part, rest, one) = (g.scalar(share, dtype), g.scalar(1.0 - share, dtype), g.scalar(1.0, dtype));
-    let forget = op(g, "Mul", &[x.f_f, part])?;
-    let retain = op(g, "Mul", &[x.f_r, rest])?;
-    let f_d = op(g, "Add", &[forget, retain])?;
-    let bound = op(g, "Mul", &[f_d, alpha])?;
+/// `w · min(λ f_R / f_F, 1)` where `f_F > α f_R`.
+fn dampen(g: &mut Graph, x: Operands, alpha: ValueId, lambda: ValueId) -> Result<ValueId> {
+    let one = g.scalar(1.0, g.dtype(x.w));
+    let bound = op(g, "Mul", &[x.f_r, alpha])?;
     let chosen = op(g, "Greater", &[x.f_f, bound])?;
-    let (beta, _) = guarded(g, f_d, x.f_f)?;
+    let (beta, _) = guarded(g, x.f_r, x.f_f)?;
     let beta = op(g, "Mul", &[beta, lambda])?;
     let below = op(g, "Less", &[beta, one])?;
     let beta = op(g, "Where", &[below, beta, one])?;

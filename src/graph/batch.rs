@@ -84,6 +84,10 @@ pub fn reshape(batch: Batch, samples: usize, from: &[usize], to: &[usize]) -> Ba
     };
     let before: usize = from.iter().take(axis).product();
     let after: usize = from.iter().skip(axis + 1).product();
+    if samples == 1 {
+        // whatever there is belongs to the only sample
+        return to.first().map_or(Batch::Lost, |&rows| Batch::Axis { axis: 0, rows });
+    }
     // the new batch axis starts after the same number of outer elements; it may take in whole inner
     // axes (more rows) or give rows away to new inner axes, but never outer ones
     let mut outer = 1usize;
@@ -96,10 +100,35 @@ pub fn reshape(batch: Batch, samples: usize, from: &[usize], to: &[usize]) -> Ba
                 _ => Batch::Lost,
             };
         }
-        if outer == before && samples == 1 {
-            return Batch::Axis { axis: i, rows: 1 };
-        }
         outer = outer.saturating_mul(extent);
     }
     Batch::Lost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_followed_through_reshapes() {
+        let at = |axis, rows| Batch::Axis { axis, rows };
+        let two = |batch, from: &[usize], to: &[usize]| reshape(batch, 2, from, to);
+        // tokens joined to the samples, and taken apart again
+        assert_eq!(two(at(0, 1), &[2, 3, 4], &[6, 4]), at(0, 3));
+        assert_eq!(two(at(0, 3), &[6, 4], &[2, 3, 4]), at(0, 1));
+        assert_eq!(two(at(0, 3), &[6, 4], &[2, 12]), at(0, 1));
+        assert_eq!(two(at(0, 1), &[2, 6, 2], &[4, 6]), at(0, 2));
+        // unit axes in front, behind, and the samples behind other axes
+        assert_eq!(two(at(0, 1), &[2, 5], &[1, 2, 5]), at(1, 1));
+        assert_eq!(two(at(1, 1), &[1, 2], &[2]), at(0, 1));
+        assert_eq!(two(at(1, 1), &[3, 2, 4], &[3, 2, 2, 2]), at(1, 1));
+        assert_eq!(two(at(1, 1), &[3, 2, 4], &[1, 3, 8]), at(2, 4));
+        // rows of different samples joined or interleaved
+        assert_eq!(two(at(1, 1), &[3, 2, 4], &[6, 4]), Batch::Lost);
+        assert_eq!(two(at(0, 3), &[6, 4], &[3, 8]), Batch::Lost);
+        assert_eq!(reshape(at(0, 1), 4, &[4, 3], &[2, 6]), Batch::Lost);
+        // a single sample owns everything
+        assert_eq!(reshape(at(1, 1), 1, &[3, 1, 4], &[12]), at(0, 12));
+        assert_eq!(reshape(at(0, 1), 1, &[1], &[]), Batch::Lost);
+    }
 }

@@ -39,7 +39,7 @@ pub struct ExportOptions {
 pub fn export(graph: &Graph, options: &ExportOptions) -> Result<ModelProto> {
     let graph = lowered(graph)?;
     let mut names = Names::default();
-    let (outputs, copies) = name_outputs(&graph, options, &mut names)?;
+    let Outputs { names: output_names, copies } = name_outputs(&graph, options, &mut names)?;
     let mut proto = GraphProto {
         name: Some(if options.graph_name.is_empty() { "onnx-unlearn".into() } else { options.graph_name.clone() }),
         ..GraphProto::default()
@@ -76,7 +76,7 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<ModelProto> {
             ..NodeProto::default()
         });
     }
-    for (&id, name) in graph.outputs.iter().zip(outputs) {
+    for (&id, name) in graph.outputs.iter().zip(output_names) {
         proto.output.push(value_info(name, &graph.value(id).ty)?);
     }
     let needed = graph.nodes().iter().map(|n| n.op.opset(&graph.view_of(n)));
@@ -225,13 +225,16 @@ impl Names {
     }
 }
 
-/// Names inputs, weights and outputs, which come before all other values. Gives the names of the outputs,
-/// and those that an `Identity` has to make, with the value they copy.
-fn name_outputs(
-    graph: &Graph,
-    options: &ExportOptions,
-    names: &mut Names,
-) -> Result<(Vec<String>, Vec<(ValueId, String)>)> {
+/// The outputs of the file.
+#[derive(Default)]
+struct Outputs {
+    names: Vec<String>,
+    /// Those that an `Identity` makes, with the value that it copies.
+    copies: Vec<(ValueId, String)>,
+}
+
+/// Names inputs, weights and outputs, which come before all other values.
+fn name_outputs(graph: &Graph, options: &ExportOptions, names: &mut Names) -> Result<Outputs> {
     let asked = &options.output_names;
     if asked.len() > graph.outputs.len() {
         return Err(Error::invalid(format!("{} output names for {} outputs", asked.len(), graph.outputs.len())));
@@ -251,7 +254,7 @@ fn name_outputs(
             return Err(Error::invalid(format!("output name '{name}' is given twice")));
         }
     }
-    let (mut outputs, mut copies) = (Vec::new(), Vec::new());
+    let mut outputs = Outputs::default();
     for (k, &id) in graph.outputs.iter().enumerate() {
         let direct = matches!(graph.value(id).source, Source::Node { .. }) && !names.given.contains_key(&id);
         let own = graph.value(id).name.clone().filter(|n| !n.is_empty());
@@ -264,11 +267,11 @@ fn name_outputs(
         if direct {
             names.given.insert(id, name.clone());
         } else {
-            copies.push((id, name.clone()));
+            outputs.copies.push((id, name.clone()));
         }
-        outputs.push(name);
+        outputs.names.push(name);
     }
-    Ok((outputs, copies))
+    Ok(outputs)
 }
 
 fn node_proto(graph: &Graph, node: &Node, name: String, names: &mut Names) -> Result<NodeProto> {

@@ -252,6 +252,9 @@ impl Op for Range {
     fn spec(&self) -> Spec {
         Spec::new("Range", 11, (3, 3))
     }
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[0, 1, 2]
+    }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![TensorType::new(n.dtype(0)?, [Self::count(n)?])])
     }

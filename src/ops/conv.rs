@@ -153,3 +153,37 @@ impl Op for Conv {
 }
 
 pub(super) static OPS: &[&dyn Op] = &[&Conv];
+
+#[cfg(test)]
+mod tests {
+    use crate::graph::{Attrs, Batch, Graph};
+    use crate::tensor::{DType, TensorType};
+
+    fn message(shapes: [&[usize]; 2], attrs: Attrs) -> String {
+        let mut g = Graph::new(0);
+        let ids = shapes.map(|s| g.input("x", TensorType::new(DType::F32, s), Batch::None));
+        g.push("Conv", &ids, attrs).map_or_else(|e| e.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let shapes: [&[usize]; 2] = [&[1, 4, 5, 5], &[6, 2, 3, 3]];
+        let has = |attrs: Attrs, part: &str| {
+            let text = message(shapes, attrs);
+            assert!(text.contains(part), "{text:?} does not say {part:?}");
+        };
+        has(Attrs::new(), "do not fit an input of shape [1, 4, 5, 5] in 1 groups");
+        let two = || Attrs::new().with("group", 2);
+        assert_eq!(message(shapes, two()), "");
+        has(Attrs::new().with("group", 0), "attribute group = 0");
+        has(two().with("group", 3), "attribute group = 3");
+        has(two().with("pads", vec![1, -1, 0, 0]), "attribute pads = [1, -1, 0, 0]");
+        has(two().with("pads", vec![1, 1]), "attribute pads = [1, 1]");
+        has(two().with("strides", vec![0, 1]), "attribute strides = [0, 1]");
+        has(two().with("dilations", vec![3, 1]), "a window of 7 elements does not fit 5");
+        has(two().with("dilations", vec![i64::MAX, 1]), "attribute dilations");
+        has(two().with("auto_pad", "SAME"), "attribute auto_pad = \"SAME\"");
+        has(two().with("kernel_shape", vec![5, 3]), "attribute kernel_shape");
+        assert!(message([&[1, 4], &[6, 4]], Attrs::new()).contains("no batch, channels and spatial axes"));
+    }
+}

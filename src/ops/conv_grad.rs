@@ -297,3 +297,88 @@ fn grad_cases(op: &str) -> Vec<Case> {
 }
 
 pub(super) static OPS: &[&dyn Op] = &[&ConvGradWeight, &ConvGradWeightSquared];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Arg;
+    use crate::tensor::DType;
+
+    /// What an op gives of a case in f64, and what its lowering gives: all constant, so it folds.
+    fn both(op: &'static dyn Op, case: &Case) -> Result<[Array; 2]> {
+        let (mut g, mut rng) = (Graph::new(0), case.rng());
+        let mut inputs = Vec::new();
+        for arg in &case.inputs {
+            if let Arg::Float(shape, sampler) = arg {
+                let x = Array::from_vec(shape, sampler.draw(shape.iter().product(), &mut rng))?;
+                inputs.push(Some(g.constant_as(x, DType::F64)));
+            }
+        }
+        let direct = g.push_multi(op, &inputs, case.attrs.clone(), &[true])?[0];
+        let lowered = op.lower(&mut g, &inputs, &case.attrs)?.map(|v| v[0]);
+        let get = |v: Option<ValueId>| {
+            v.and_then(|v| g.constant_of(v)).cloned().ok_or_else(|| Error::internal("it did not fold"))
+        };
+        Ok([get(direct)?, get(lowered)?])
+    }
+
+    #[test]
+    fn lowerings_give_the_same() -> Result<()> {
+        for &op in OPS {
+            for case in op.cases() {
+                let [want, got] = both(op, &case).map_err(|e| e.at(&case.name))?;
+                assert_eq!(got.shape(), want.shape(), "{}", case.name);
+                for (g, w) in got.to_f64().iter().zip(want.to_f64()) {
+                    assert!((g - w).abs() <= 1e-12 * w.abs().max(1.0), "{}: {g} instead of {w}", case.name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Weight gradients with the samples apart are those of the samples alone.
+    fn apart(op: &str, weight: &[usize], bias: usize, attrs: &Attrs, rows: usize) -> Result<()> {
+        use crate::autodiff::{Samples, backward};
+        use crate::engine::{Engine, Tensor, cpu::Cpu};
+        const N: usize = 3;
+        let wave = |shape: &[usize], k: f64| {
+            let v: Vec<f64> = (0..shape.iter().product()).map(|i: usize| (i as f64 * k).sin()).collect();
+            Array::from_vec(shape, v)
+        };
+        let (w, c) = (wave(weight, 0.7)?, wave(&[bias], 1.3)?);
+        let x = wave(&[N * rows, 4, 5, 6], 0.37)?;
+        // gradients of ⟨y, y⟩ / 2 for a batch of so many samples of x
+        let gradients = |x: Array, samples: usize| -> Result<Vec<Array>> {
+            let mut g = Graph::new(samples);
+            let batch = Batch::Axis { axis: 0, rows };
+            let ids = [g.input("x", x.ty(), batch), g.weight("w", w.clone()), g.weight("b", c.clone())];
+            let y = g.push(op, &ids, attrs.clone())?;
+            let grads = backward(&mut g, &[(y, y)], &ids[1..], Samples::Apart)?;
+            g.outputs = grads.into_iter().flatten().collect();
+            Cpu.prepare(&g)?.run(&[Tensor::from(x)])?.iter().map(Tensor::to_array).collect()
+        };
+        let all = gradients(x.clone(), N)?;
+        assert_eq!(all.len(), 2);
+        let one = x.len() / N;
+        for n in 0..N {
+            let sample = Array::from_vec(&[rows, 4, 5, 6], x.slice::<f64>()?[n * one..][..one].to_vec())?;
+            for (got, want) in all.iter().zip(gradients(sample, 1)?) {
+                let len = want.len();
+                for (g, w) in got.slice::<f64>()?[n * len..][..len].iter().zip(want.slice::<f64>()?) {
+                    assert!((g - w).abs() < 1e-12 * w.abs().max(1.0), "{op} {rows}: {g} instead of {w}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn samples_stay_apart() -> Result<()> {
+        let attrs = Attrs::new().with("group", 2).with("strides", vec![2, 1]).with("pads", vec![1, 0, 0, 1]);
+        for rows in [1, 2] {
+            apart("Conv", &[6, 2, 3, 2], 6, &attrs, rows)?;
+            apart("ConvTranspose", &[4, 3, 3, 2], 6, &attrs, rows)?;
+        }
+        Ok(())
+    }
+}

@@ -91,6 +91,10 @@ impl Op for ConvTranspose {
             case("output padding", &[&[1, 2, 3, 4], &[2, 3, 3, 3]])
                 .attr("strides", vec![3, 2])
                 .attr("output_padding", vec![2, 1]),
+            // more output padding than strides: dy has elements that no window of x reaches
+            case("much output padding", &[&[1, 2, 3, 4], &[2, 2, 2, 2]])
+                .attr("dilations", vec![3, 3])
+                .attr("output_padding", vec![2, 1]),
             case("dilated", &[&[1, 2, 4, 3], &[2, 3, 3, 2], &[3]]).attr("dilations", vec![2, 3]),
             case("asymmetric pads", &[&[2, 2, 4, 5], &[2, 3, 3, 3]])
                 .attr("pads", vec![0, 2, 1, 1])
@@ -109,6 +113,7 @@ impl Op for ConvTranspose {
                 .attr("strides", vec![3, 2])
                 .attr("auto_pad", "SAME_UPPER")
                 .attr("output_shape", vec![7, 8]),
+            case("output shape beyond reach", &[&[1, 2, 3, 2], &[2, 2, 2, 2], &[2]]).attr("output_shape", vec![6, 3]),
             case("same upper", &[&[1, 2, 3, 4], &[2, 2, 4, 5]])
                 .attr("auto_pad", "SAME_UPPER")
                 .attr("strides", vec![3, 2]),

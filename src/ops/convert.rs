@@ -169,6 +169,9 @@ impl Op for CastLike {
     fn spec(&self) -> Spec {
         Spec::new("CastLike", 21, (2, 2))
     }
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[1]
+    }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![TensorType::new(n.dtype(1)?, n.shape(0)?)])
     }
@@ -259,6 +262,9 @@ impl Dropout {
 impl Op for Dropout {
     fn spec(&self) -> Spec {
         Spec::new("Dropout", 22, (1, 3)).outputs(1, 2)
+    }
+    fn frozen_inputs(&self) -> &'static [usize] {
+        &[1]
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Self::refuse_training(n)?;

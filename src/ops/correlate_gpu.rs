@@ -144,16 +144,18 @@ impl Padded {
                 "{planes} planes of {input:?} padded to {extents:?} are too large; try a smaller batch"
             ))
         })?;
+        let blocks = extents.iter().product::<usize>().div_ceil(64);
         let step = Step {
             shader: crate::shader!("conv_pad"),
             overrides: Vec::new(),
             binds: vec![Bind::Input(0), Bind::Scratch(0)],
             params: Params::new()
-                .u("elements", words)
+                .u("planes", planes)
+                .u("blocks", blocks)
                 .list::<3>("input", &input, 1)
                 .list::<3>("padded", &extents, 1)
                 .list::<3>("begin", &begin, 0),
-            grid: grid_1d(words),
+            grid: grid_of(blocks * planes.div_ceil(16)),
         };
         Ok(Self { extents, begin, bind: Bind::Filled(0), step: Some(step), scratch: vec![words] })
     }

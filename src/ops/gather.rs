@@ -2,7 +2,7 @@
 
 use super::constant::fill;
 use super::layout::{behind, dims};
-use super::slice::pad;
+use super::pad::pad;
 use super::support::{PARALLEL, given};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
@@ -393,3 +393,39 @@ fn expand(g: &mut Graph, x: ValueId, shape: &[usize]) -> Result<ValueId> {
 }
 
 pub(super) static OPS: &[&dyn Op] = &[&Gather, &GatherGrad];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowered_gradient_is_the_same() {
+        for case in GatherGrad.cases() {
+            let mut g = Graph::new(0);
+            let inputs: Vec<Option<ValueId>> = case
+                .inputs
+                .iter()
+                .map(|arg| match arg {
+                    Arg::Fed(k, t) => Some(g.constant_as(k.clone(), *t)),
+                    Arg::Float(shape, s) => {
+                        let v = s.draw(shape.iter().product(), &mut case.rng());
+                        Some(g.constant(Array::from_vec(shape, v).unwrap()))
+                    }
+                    _ => None,
+                })
+                .collect();
+            let whole = g.push_multi(&GatherGrad, &inputs, case.attrs.clone(), &[true]).unwrap()[0].unwrap();
+            let lowered = GatherGrad.lower(&mut g, &inputs, &case.attrs).unwrap().unwrap()[0];
+            assert_eq!(g.constant_of(whole), g.constant_of(lowered), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn an_index_out_of_range_is_named() {
+        let mut g = Graph::new(0);
+        let x = g.weight("w", Array::full(&[4, 2], 1f32));
+        let k = g.ints(&[0, -5]);
+        let e = g.push("Gather", &[x, k], Attrs::new()).unwrap_err();
+        assert!(e.to_string().contains("index -5 is out of range"), "{e}");
+    }
+}

@@ -450,3 +450,45 @@ impl Op for Expand {
 }
 
 pub(super) static OPS: &[&dyn Op] = &[&RESHAPE, &FLATTEN, &SQUEEZE, &UNSQUEEZE, &Identity, &Transpose, &Expand];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_of_operator_set_12_are_attributes() {
+        let mut g = Graph::new(0);
+        let x = g.constant(Array::full(&[1, 3, 1], 1f32));
+        let axes = Attrs::new().with("axes", vec![0i64]);
+        let y = SQUEEZE.import(&mut g, 12, &[Some(x)], axes.clone(), &[true]).unwrap()[0].unwrap();
+        assert_eq!(g.shape(y), [3, 1]);
+        let z = UNSQUEEZE.import(&mut g, 12, &[Some(y)], axes, &[true]).unwrap()[0].unwrap();
+        assert_eq!(g.shape(z), [1, 3, 1]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let mut g = Graph::new(0);
+        let x = g.constant(Array::full(&[2, 3], 1f32));
+        for to in [&[4, 2][..], &[-1, -1], &[-1, 4], &[-2, 3], &[2, 3, 0], &[i64::MAX, i64::MAX]] {
+            let to = g.ints(to);
+            assert!(g.push("Reshape", &[x, to], Attrs::new()).is_err());
+        }
+        let huge = g.ints(&[i64::MAX, i64::MAX, 1, 1]);
+        assert!(g.push("Expand", &[x, huge], Attrs::new()).is_err());
+        for perm in [vec![0i64], vec![0, 0], vec![0, 2]] {
+            assert!(g.push("Transpose", &[x], Attrs::new().with("perm", perm)).is_err());
+        }
+    }
+
+    #[test]
+    fn large_transposes_are_done_in_parts() {
+        let mut g = Graph::new(0);
+        let (p, q) = (301usize, 517usize);
+        let v: Vec<i64> = (0..).take(p * q).collect();
+        let x = g.constant(Array::from_vec(&[p, q], v).unwrap());
+        let y = g.push("Transpose", &[x], Attrs::new()).unwrap();
+        let y = g.constant_of(y).unwrap().slice::<i64>().unwrap();
+        assert!(y.iter().enumerate().all(|(i, &v)| v as usize == i % p * q + i / p));
+    }
+}

@@ -142,8 +142,8 @@ pub trait Op: Sync {
     fn frozen_inputs(&self) -> &'static [usize] {
         &[]
     }
-    /// For our own ops, and for standard ones newer than [`crate::graph::OPSET`]: the same in ops of that
-    /// version, pushed on `g`. All others return `None`.
+    /// For our own ops, and for standard ones that are newer than [`crate::graph::OPSET`] or that ONNX
+    /// Runtime does only in part: the same in other standard ops, pushed on `g`. All others return `None`.
     ///
     /// # Errors
     /// As [`Graph::push_multi`].
@@ -199,6 +199,6 @@ macro_rules! families {
 
 // One word a family; see docs/adding-an-op.md.
 families! {
-    unary binary layout slice join constant convert matmul conv conv_transpose conv_grad pool norm batch_norm softmax
-    reduce arg squares gather scatter
+    unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm
+    batch_norm softmax reduce arg squares gather scatter variadic lrn
 }

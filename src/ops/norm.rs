@@ -140,6 +140,15 @@ impl Norm {
     }
 }
 
+/// Calls `f` with every element of a row and its parameter.
+fn apply<T: Copy>(row: &mut [T], p: &[T], div: usize, modulo: usize, f: impl Fn(&mut T, T)) {
+    if div == 1 {
+        row.chunks_mut(modulo).for_each(|part| part.iter_mut().zip(p).for_each(|(y, &p)| f(y, p)));
+    } else {
+        row.chunks_mut(div).enumerate().for_each(|(j, part)| part.iter_mut().for_each(|y| f(y, p[j % modulo])));
+    }
+}
+
 impl Op for Norm {
     fn spec(&self) -> Spec {
         match (self.over, self.centered) {
@@ -188,11 +197,11 @@ impl Op for Norm {
                     *mean = if self.centered { sum(x, |v| v) / g.len as T } else { 0.0 };
                     let var = sum(x, |v| (v - *mean) * (v - *mean)) / g.len as T;
                     *inverse = 1.0 / (var + epsilon as T).sqrt();
+                    y.iter_mut().zip(x).for_each(|(y, &x)| *y = (x - *mean) * *inverse);
                     let first = r % g.period * g.step;
-                    for (k, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                        let at = |modulo| first + k / g.div % modulo;
-                        let bias = bias.map_or(0.0, |b| b[at(g.modulo[1])]);
-                        *y = (x - *mean) * *inverse * scale[at(g.modulo[0])] + bias;
+                    apply(y, &scale[first..], g.div, g.modulo[0], |y, p| *y *= p);
+                    if let Some(bias) = bias {
+                        apply(y, &bias[first..], g.div, g.modulo[1], |y, p| *y += p);
                     }
                 });
             }

@@ -346,7 +346,9 @@ impl Op for AveragePool {
         [pool_cases(&case), pool_cases(&with_pads)].concat()
     }
     fn opset(&self, n: &NodeView) -> i64 {
-        if n.attrs.get("dilations").is_some() { 19 } else { OPSET }
+        // which also says that padding counts no further than declared, whatever ceil_mode adds
+        let counted = ["ceil_mode", "count_include_pad"].iter().all(|a| !matches!(n.int(a, 0), Ok(0)));
+        if n.attrs.get("dilations").is_some() || counted { 19 } else { OPSET }
     }
     fn import(
         &self,
@@ -470,3 +472,59 @@ static GLOBAL_AVERAGE_POOL: Global = Global { name: "GlobalAveragePool", max: fa
 static GLOBAL_MAX_POOL: Global = Global { name: "GlobalMaxPool", max: true };
 
 pub(super) static OPS: &[&dyn Op] = &[&MaxPool, &MaxPoolGrad, &AveragePool, &GLOBAL_AVERAGE_POOL, &GLOBAL_MAX_POOL];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn import(op: &str, opset: i64, attrs: Attrs) -> Result<Graph> {
+        let mut g = Graph::new(0);
+        let x = g.input("x", TensorType::new(DType::F32, [1, 1, 5, 6]), Batch::None);
+        let y = find(op)?.import(&mut g, opset, &[Some(x)], attrs, &[true])?;
+        g.outputs = y.into_iter().flatten().collect();
+        Ok(g)
+    }
+
+    #[test]
+    fn old_forms() -> Result<()> {
+        let window = || Attrs::new().with("kernel_shape", vec![2, 2]);
+        // MaxPool-1 has neither storage_order nor ceil_mode nor dilations
+        assert_eq!(import("MaxPool", 7, window())?.shape(import("MaxPool", 7, window())?.outputs[0]), [1, 1, 4, 5]);
+        let columns = import("MaxPool", 8, window().with("storage_order", 1))?;
+        assert_eq!(columns.nodes()[0].attrs.get("storage_order"), None);
+        let dilated = || window().with("dilations", vec![2, 1]);
+        assert_eq!(import("AveragePool", 19, dilated())?.nodes()[0].op.spec().name, "AveragePool");
+        let refused = import("AveragePool", 11, dilated()).err().map(|e| e.to_string());
+        assert!(refused.is_some_and(|e| e.contains("dilations = [2, 1] came with opset 19")));
+        Ok(())
+    }
+
+    #[test]
+    fn blind_windows_are_refused() -> Result<()> {
+        let attrs = Attrs::new().with("kernel_shape", vec![1, 1]).with("pads", vec![1, 0, 0, 0]);
+        let refused = import("MaxPool", 18, attrs).err().map(|e| e.to_string());
+        assert!(refused.is_some_and(|e| e.contains("pads = Some([1, 0, 0, 0])")));
+        Ok(())
+    }
+
+    #[test]
+    fn a_nan_is_the_maximum() {
+        let w = Window::global(&[4]).unwrap();
+        assert!(max(&w, &[1.0, f32::NAN, 2.0, f32::INFINITY]).0[0].is_nan());
+        assert_eq!(max(&w, &[f32::NEG_INFINITY; 4]), (vec![f32::NEG_INFINITY], vec![0]));
+    }
+
+    #[test]
+    fn the_lowering_gives_the_same() -> Result<()> {
+        let case = &MaxPoolGrad.cases()[0];
+        let mut g = Graph::new(0);
+        let dy = Array::from_vec(&[2, 1, 2, 3], (1..=12).map(f64::from).collect())?;
+        let Arg::Fed(at, _) = &case.inputs[1] else { return Err(Error::internal("indices are fed")) };
+        let inputs = [Some(g.constant(dy)), Some(g.constant(at.clone()))];
+        let y = g.push_multi(&MaxPoolGrad, &inputs, case.attrs.clone(), &[true])?[0];
+        let z = MaxPoolGrad.lower(&mut g, &inputs, &case.attrs)?.map(|v| v[0]);
+        assert_eq!(y.and_then(|y| g.constant_of(y)), z.and_then(|z| g.constant_of(z)));
+        assert!(z.is_some_and(|z| g.constant_of(z).is_some()));
+        Ok(())
+    }
+}

@@ -28,7 +28,7 @@ impl Op for Reduce {
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         let dtype = n.dtype(0)?;
-        if !dtype.is_float() && !(self.ints && dtype.is_int()) {
+        if !(dtype.is_float() || self.ints && dtype.is_int()) {
             return Err(Error::unsupported(format!("{} of {dtype} is not supported", self.name)));
         }
         Ok(vec![TensorType::new(dtype, Dims::of(n)?.out)])
@@ -256,3 +256,58 @@ pub(super) static OPS: &[&dyn Op] = &[
     &REDUCE_LOG_SUM,
     &REDUCE_LOG_SUM_EXP,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autodiff::{Samples, backward};
+    use crate::engine::{Engine, cpu::Cpu};
+
+    #[test]
+    fn axes_were_an_attribute() {
+        let mut g = Graph::new(0);
+        let x = g.input("x", TensorType::new(DType::F32, [2, 3, 4]), Batch::None);
+        let attrs = Attrs::new().with("axes", vec![-1i64, 0]).with("keepdims", 0);
+        for (op, opset) in [(&REDUCE_SUM, 11), (&REDUCE_MEAN, 17), (&REDUCE_MAX, 12)] {
+            let y = op.import(&mut g, opset, &[Some(x)], attrs.clone(), &[true]).unwrap()[0].unwrap();
+            assert_eq!(g.shape(y), [3]);
+        }
+        let all = REDUCE_SUM.import(&mut g, 7, &[Some(x)], Attrs::new(), &[true]).unwrap()[0].unwrap();
+        assert_eq!(g.shape(all), [1, 1, 1]);
+        assert!(REDUCE_SUM.import(&mut g, 11, &[Some(x)], attrs.with("axes", vec![3i64]), &[true]).is_err());
+    }
+
+    #[test]
+    fn samples_are_followed() {
+        let mut g = Graph::new(2);
+        let x = g.input("x", TensorType::new(DType::F32, [3, 2, 4]), Batch::Axis { axis: 1, rows: 1 });
+        let mut batch = |axes: &[i64], keepdims: i64| {
+            let axes = g.ints(axes);
+            let y = g.push("ReduceSum", &[x, axes], Attrs::new().with("keepdims", keepdims)).unwrap();
+            g.value(y).batch
+        };
+        assert_eq!(batch(&[0], 0), Batch::LEADING);
+        assert_eq!(batch(&[0], 1), Batch::Axis { axis: 1, rows: 1 });
+        assert_eq!(batch(&[2], 0), Batch::Axis { axis: 1, rows: 1 });
+        assert_eq!(batch(&[1], 1), Batch::Lost);
+    }
+
+    /// Samples stay apart in the gradient of a weight that is reduced before it meets them.
+    #[test]
+    fn weights_alone_are_stacked() {
+        let mut g = Graph::new(2);
+        let x = g.input("x", TensorType::new(DType::F64, [2, 3]), Batch::LEADING);
+        let w = g.weight("w", Array::from_vec(&[3, 4], (0..12).map(f64::from).collect()).unwrap());
+        let axes = g.ints(&[1]);
+        let sums = g.push("ReduceSum", &[w, axes], Attrs::new().with("keepdims", 0)).unwrap();
+        let y = g.push("Mul", &[x, sums], Attrs::new()).unwrap();
+        let dw = backward(&mut g, &[(y, x)], &[w], Samples::Apart).unwrap()[0].unwrap();
+        g.outputs = vec![dw];
+        let v = [1.0, -2.0, 3.0, 4.0, 0.5, -1.0];
+        let x = Array::from_vec(&[2, 3], v.to_vec()).unwrap();
+        let dw = Cpu.prepare(&g).unwrap().run(&[x.into()]).unwrap()[0].to_array().unwrap();
+        assert_eq!(dw.shape(), [2, 3, 4]);
+        let want: Vec<f64> = v.iter().flat_map(|v| [v * v; 4]).collect();
+        assert_eq!(dw.to_f64(), want);
+    }
+}

@@ -22,7 +22,23 @@ fn axis(n: &NodeView) -> Result<usize> {
     n.axis(n.int("axis", -1)?, n.shape(0)?.len())
 }
 
-/// Rows (`inner` = 1) or columns of one `[run, inner]` slab, in floats of type `$t`.
+/// One row, in floats of type `$t`.
+macro_rules! row {
+    ($t:ty, $x:expr, $y:expr, $log:expr) => {{
+        let (x, y): (&[$t], &mut [$t]) = ($x, $y);
+        let most = x.iter().fold(x[0], |m, &v| if v > m || v.is_nan() { v } else { m });
+        let mut sum = 0.0;
+        for (y, &x) in y.iter_mut().zip(x) {
+            let e = (x - most).exp();
+            sum += e;
+            *y = if $log { x - most } else { e };
+        }
+        let last = if $log { sum.ln() } else { 1.0 / sum };
+        y.iter_mut().for_each(|y| *y = if $log { *y - last } else { *y * last });
+    }};
+}
+
+/// The columns of one `[run, inner]` slab, in floats of type `$t`.
 macro_rules! slab {
     ($t:ty, $x:expr, $y:expr, $inner:expr, $log:expr) => {{
         let (x, y, inner): (&[$t], &mut [$t], usize) = ($x, $y, $inner);
@@ -71,7 +87,10 @@ impl Op for Softmax {
                 y.par_chunks_mut(size)
                     .with_min_len((PARALLEL / size).max(1))
                     .zip(v.par_chunks(size))
-                    .for_each(|(y, x)| slab!(T, x, y, inner, self.log));
+                    .for_each(|(y, x)| match inner {
+                        1 => row!(T, x, y, self.log),
+                        _ => slab!(T, x, y, inner, self.log),
+                    });
             }
             Ok(vec![Array::from_vec(x.shape(), y)?])
         })

@@ -1,0 +1,210 @@
+//! Gradients with the samples apart, through ops that move elements: a batch of three has to give what
+//! three single samples give.
+
+use onnx_unlearn::autodiff::{Samples, backward};
+use onnx_unlearn::engine::{Engine, Tensor, cpu::Cpu};
+use onnx_unlearn::error::Kind;
+use onnx_unlearn::graph::{Attr, Attrs, Batch, Graph, ValueId};
+use onnx_unlearn::tensor::{Array, DType, TensorType};
+use onnx_unlearn::{Error, Result};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A network of one batched input and some weights; its output has the samples on axis 0.
+type Net<'a> = &'a dyn Fn(&mut Graph, ValueId, &[ValueId], i64) -> Result<ValueId>;
+
+fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Array {
+    Array::from_vec(shape, (0..shape.iter().product()).map(|_| rng.random_range(-2.0..2.0)).collect::<Vec<f64>>())
+        .unwrap()
+}
+
+/// Rows `at..at + count` of the first axis.
+fn part(a: &Array, at: usize, count: usize) -> Array {
+    let row: usize = a.shape()[1..].iter().product();
+    let shape = [&[count], &a.shape()[1..]].concat();
+    match a {
+        Array::I64(_) => Array::from_vec(&shape, a.slice::<i64>().unwrap()[at * row..][..count * row].to_vec()),
+        _ => Array::from_vec(&shape, a.slice::<f64>().unwrap()[at * row..][..count * row].to_vec()),
+    }
+    .unwrap()
+}
+
+/// The gradients of every weight, samples apart.
+fn gradients(net: Net, x: &Array, weights: &[Array], seed: &dyn Fn(&[usize]) -> Array) -> Result<Vec<Array>> {
+    let n = x.shape()[0];
+    let mut g = Graph::new(n);
+    let fed = g.input("x", TensorType::new(x.dtype(), x.shape()), Batch::LEADING);
+    let w: Vec<ValueId> = weights.iter().enumerate().map(|(i, w)| g.weight(format!("w{i}"), w.clone())).collect();
+    let y = net(&mut g, fed, &w, i64::try_from(n).unwrap())?;
+    let r = seed(g.shape(y));
+    let batch = g.value(y).batch;
+    let dy = g.input("dy", TensorType::new(DType::F64, r.shape()), batch);
+    let dw = backward(&mut g, &[(y, dy)], &w, Samples::Apart)?;
+    g.outputs = dw.into_iter().map(Option::unwrap).collect();
+    Cpu.prepare(&g)?.run(&[x.clone().into(), r.into()])?.iter().map(Tensor::to_array).collect()
+}
+
+fn agrees(x: &Array, weights: &[&[usize]], net: Net) {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let weights: Vec<Array> = weights.iter().map(|s| random(s, &mut rng)).collect();
+    let all = std::cell::RefCell::new(None);
+    let whole = gradients(net, x, &weights, &|shape| {
+        let r = random(shape, &mut ChaCha8Rng::seed_from_u64(8));
+        *all.borrow_mut() = Some(r.clone());
+        r
+    })
+    .unwrap();
+    let seed = all.into_inner().unwrap();
+    let n = x.shape()[0];
+    let rows = seed.shape()[0] / n;
+    for s in 0..n {
+        let one = gradients(net, &part(x, s, 1), &weights, &|_| part(&seed, s * rows, rows)).unwrap();
+        for (i, (whole, one)) in whole.iter().zip(&one).enumerate() {
+            assert_eq!(whole.shape()[1..], *weights[i].shape(), "weight {i}");
+            let (whole, one) = (part(whole, s, 1).to_f64(), one.to_f64());
+            assert!(whole.iter().zip(&one).all(|(a, b)| (a - b).abs() < 1e-12), "weight {i}: {whole:?}, alone {one:?}");
+        }
+    }
+}
+
+fn floats(shape: &[usize]) -> Array {
+    random(shape, &mut ChaCha8Rng::seed_from_u64(6))
+}
+
+fn attr(name: &str, v: impl Into<Attr>) -> Attrs {
+    Attrs::new().with(name, v)
+}
+
+/// An op whose second input is a constant vector.
+fn with_ints(g: &mut Graph, op: &str, x: ValueId, v: &[i64]) -> Result<ValueId> {
+    let v = g.ints(v);
+    g.push(op, &[x, v], Attrs::new())
+}
+
+#[test]
+fn embedding_tables() {
+    let ids = Array::from_vec::<i64>(&[3, 4], vec![0, 3, 3, -1, 1, 1, 1, 1, 2, -5, 0, 4]).unwrap();
+    agrees(&ids, &[&[5, 2]], &|g, x, w, _| g.push("Gather", &[w[0], x], Attrs::new()));
+    // the table's entries along its last axis; the samples come to lie in the middle
+    agrees(&ids, &[&[2, 5]], &|g, x, w, _| {
+        let y = g.push("Gather", &[w[0], x], attr("axis", 1))?;
+        g.push("Transpose", &[y], attr("perm", vec![1, 0, 2]))
+    });
+    // several rows of indices for each sample
+    agrees(&ids, &[&[5, 2]], &|g, x, w, n| {
+        let x = with_ints(g, "Reshape", x, &[4 * n])?;
+        g.push("Gather", &[w[0], x], Attrs::new())
+    });
+}
+
+#[test]
+fn class_tokens() {
+    let net = |op: &'static str| {
+        move |g: &mut Graph, x: ValueId, w: &[ValueId], n: i64| {
+            let token = with_ints(g, op, w[0], &[n, 1, 1])?;
+            let y = g.push("Concat", &[token, x], attr("axis", 1))?;
+            let y = g.push("Mul", &[y, y], Attrs::new())?;
+            g.push("Add", &[y, w[1]], Attrs::new())
+        }
+    };
+    for op in ["Expand", "Tile"] {
+        agrees(&floats(&[3, 2, 4]), &[&[1, 1, 4], &[3, 4]], &net(op));
+    }
+    // with several rows for each sample
+    agrees(&floats(&[3, 4, 2]), &[&[4, 1]], &|g, x, w, n| {
+        let x = with_ints(g, "Reshape", x, &[4 * n, 2])?;
+        let column = with_ints(g, "Tile", w[0], &[n, 1])?;
+        let y = g.push("Concat", &[column, x], attr("axis", 1))?;
+        g.push("Mul", &[y, y], Attrs::new())
+    });
+}
+
+#[test]
+fn weights_that_are_moved_before_use() {
+    agrees(&floats(&[3, 3]), &[&[2, 3], &[1, 2]], &|g, x, w, _| {
+        let v = g.push("Transpose", &[w[0]], Attrs::new())?;
+        let v = with_ints(g, "Reshape", v, &[-1])?;
+        let (start, end, axis) = (g.ints(&[-2]), g.ints(&[0]), g.ints(&[0]));
+        let step = g.ints(&[-1]);
+        let v = g.push("Slice", &[v, start, end, axis, step], Attrs::new())?;
+        let v = with_ints(g, "Unsqueeze", v, &[-2])?;
+        let fixed = g.constant(Array::full(&[1, 1], 2.5f64));
+        let v = g.push("Concat", &[v, fixed, w[1]], attr("axis", -1))?;
+        let v = with_ints(g, "Squeeze", v, &[0])?;
+        let v = g.push("Identity", &[v], Attrs::new())?;
+        let v = g.push("Cast", &[v], attr("to", i64::from(DType::F64.onnx())))?;
+        let k = g.ints(&[0, -1, 2]);
+        let v = g.push("Gather", &[v, k], Attrs::new())?;
+        let v = with_ints(g, "Unsqueeze", v, &[0])?;
+        let v = with_ints(g, "Expand", v, &[1, 3])?;
+        let v = with_ints(g, "Tile", v, &[2, 1])?;
+        let k = g.constant(Array::full(&[], 1i64));
+        let v = g.push("Gather", &[v, k], Attrs::new())?;
+        g.push("Mul", &[v, x], Attrs::new())
+    });
+}
+
+#[test]
+fn samples_that_are_moved() {
+    agrees(&floats(&[3, 2, 6]), &[&[6], &[2, 1, 3], &[4]], &|g, x, w, n| {
+        let y = with_ints(g, "Reshape", x, &[2 * n, 6])?;
+        let y = g.push("Mul", &[y, w[0]], Attrs::new())?;
+        let y = with_ints(g, "Reshape", y, &[n, 2, 2, 3])?;
+        let y = g.push("Transpose", &[y], attr("perm", vec![1, 2, 0, 3]))?;
+        let y = g.push("Mul", &[y, w[1]], Attrs::new())?;
+        let split = onnx_unlearn::ops::find("Split")?;
+        let sizes = g.ints(&[1, 2]);
+        let parts = g.push_multi(split, &[Some(y), Some(sizes)], attr("axis", 3), &[true, true])?;
+        let y = g.push("Concat", &[parts[1].unwrap(), parts[0].unwrap(), parts[0].unwrap()], attr("axis", 3))?;
+        let y = g.push("Add", &[y, w[2]], Attrs::new())?;
+        let y = with_ints(g, "Pad", y, &[1, 0, 0, 0, 0, -1, 0, 1])?;
+        let (start, end, axis) = (g.ints(&[0]), g.ints(&[3]), g.ints(&[-1]));
+        let step = g.ints(&[2]);
+        let y = g.push("Slice", &[y, start, end, axis, step], Attrs::new())?;
+        let y = with_ints(g, "Unsqueeze", y, &[0])?;
+        let y = g.push("Mul", &[y, y], Attrs::new())?;
+        let y = with_ints(g, "Squeeze", y, &[0])?;
+        let k = g.ints(&[2, 0, 2]);
+        let y = g.push("Gather", &[y, k], attr("axis", 0))?;
+        let y = g.push("Transpose", &[y], attr("perm", vec![2, 0, 1, 3]))?;
+        g.push("Flatten", &[y], Attrs::new())
+    });
+}
+
+#[test]
+fn indices_for_every_element() {
+    agrees(&floats(&[3, 4]), &[&[4], &[1, 2]], &|g, x, w, n| {
+        let y = g.push("Mul", &[x, w[0]], Attrs::new())?;
+        let k = g.constant(Array::from_vec::<i64>(&[1, 2], vec![3, -4])?);
+        let k = with_ints(g, "Expand", k, &[n, 1])?;
+        let u = with_ints(g, "Expand", w[1], &[n, 1])?;
+        let y = g.push("ScatterElements", &[y, k, u], attr("axis", 1).with("reduction", "add"))?;
+        let y = g.push("Mul", &[y, y], Attrs::new())?;
+        let y = g.push("ScatterElements", &[y, k, u], attr("axis", 1))?;
+        let y = g.push("Mul", &[y, y], Attrs::new())?;
+        let picked = g.push("GatherElements", &[y, k], attr("axis", 1))?;
+        g.push("Concat", &[y, picked], attr("axis", 1))
+    });
+}
+
+#[test]
+fn mixed_samples_are_refused() {
+    let refused = |net: Net| {
+        let x = floats(&[2, 3]);
+        let e: Error = gradients(net, &x, &[floats(&[3])], &|shape| floats(shape)).unwrap_err();
+        assert_eq!(e.kind(), Kind::NeedsSingles, "{e}");
+    };
+    refused(&|g, x, w, _| {
+        let x = g.push("Concat", &[x, x], attr("axis", 0))?;
+        g.push("Mul", &[x, w[0]], Attrs::new())
+    });
+    refused(&|g, x, w, _| {
+        let k = g.ints(&[1, 0]);
+        let x = g.push("Gather", &[x, k], Attrs::new())?;
+        g.push("Mul", &[x, w[0]], Attrs::new())
+    });
+    refused(&|g, x, w, _| {
+        let x = with_ints(g, "Pad", x, &[1, 0, 0, 0])?;
+        g.push("Mul", &[x, w[0]], Attrs::new())
+    });
+}
