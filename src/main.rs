@@ -6,6 +6,13 @@ use onnx_unlearn::cli::{Cli, Status};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Mesa's layer that reorders adapters complains on stderr where no display server runs; adapters are ranked by
+    // ourselves
+    #[cfg(target_os = "linux")]
+    if std::env::var_os("NODEVICE_SELECT").is_none() {
+        // SAFETY: no other thread runs yet
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
     // clap exits with 2 by itself on wrong usage
     let cli = Cli::parse();
     match run(cli) {

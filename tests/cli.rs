@@ -87,7 +87,7 @@ fn forget(model: &Path, out: &str, more: &[&str]) -> Vec<String> {
     strings(&[&args[..], more].concat())
 }
 
-const FIXED: [&str; 8] = ["--class", "0", "--rule", "dampen", "--alpha", "4", "--lambda", "0.2"];
+const FIXED: [&str; 8] = ["--class", "0", "--rule", "dampen", "--alpha", "6", "--lambda", "1"];
 
 /// Every command that writes, on one model.
 fn every_command(model: &Path, dir: &TempDir) -> Vec<Vec<String>> {

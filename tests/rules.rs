@@ -19,14 +19,14 @@ struct Layer {
 }
 
 /// The new elements of several initializers.
-fn apply(layers: &[Layer], share: f64, strength: Strength, dtype: DType) -> Vec<Vec<f64>> {
+fn apply(layers: &[Layer], strength: Strength, dtype: DType) -> Vec<Vec<f64>> {
     let tensors = |part: fn(&Layer) -> &[f64]| -> Vec<Tensor> {
         let array = |v: &[f64]| Array::from_vec(&[v.len()], v.to_vec()).unwrap().to_float(dtype);
         layers.iter().map(|l| array(part(l)).into()).collect()
     };
     let names: Vec<String> = (0..layers.len()).map(|i| format!("layer {i}")).collect();
     let old = Weights { names: names.clone(), tensors: tensors(|l| &l.w) };
-    let basis = Basis { names, f_f: tensors(|l| &l.f_f), f_r: tensors(|l| &l.f_r), share };
+    let basis = Basis { names, f_f: tensors(|l| &l.f_f), f_r: tensors(|l| &l.f_r) };
     let mut rewriter = Rewriter::new(&Cpu, strength.rule(), &old, &basis).unwrap();
     rewriter.apply(&strength).unwrap().tensors.iter().map(|t| t.to_array().unwrap().to_f64()).collect()
 }
@@ -44,14 +44,13 @@ fn plain_ratio(l: &Layer, lambda1: f64, lambda2: f64, sign: f64) -> Vec<f64> {
     (0..l.w.len()).map(|i| l.w[i] + sign * alpha * eta(i)).collect()
 }
 
-/// Equations 3 and 4 of Selective Synaptic Dampening.
-fn plain_dampen(l: &Layer, share: f64, alpha: f64, lambda: f64) -> Vec<f64> {
-    (0..l.w.len())
-        .map(|i| {
-            let f_d = share * l.f_f[i] + (1.0 - share) * l.f_r[i];
-            if l.f_f[i] > alpha * f_d { l.w[i] * (lambda * f_d / l.f_f[i]).min(1.0) } else { l.w[i] }
-        })
-        .collect()
+/// Equations 3 and 4 of Selective Synaptic Dampening, against the Fisher of the retained classes.
+fn plain_dampen(l: &Layer, alpha: f64, lambda: f64) -> Vec<f64> {
+    let new = |i: usize| {
+        let (w, f_f, f_r) = (l.w[i], l.f_f[i], l.f_r[i]);
+        if f_f > alpha * f_r { w * (lambda * f_r / f_f).min(1.0) } else { w }
+    };
+    (0..l.w.len()).map(new).collect()
 }
 
 /// Element by element; the rounding of a few operations apart.
@@ -93,7 +92,7 @@ proptest! {
         layers in prop::collection::vec(layer(), 1..4), l1 in strength(), l2 in strength(), up: bool,
     ) {
         let sign = if up { 1.0 } else { -1.0 };
-        let got = apply(&layers, 0.1, ratio(l1, l2, sign), DType::F64);
+        let got = apply(&layers, ratio(l1, l2, sign), DType::F64);
         for (l, new) in layers.iter().zip(&got) {
             same(new, &plain_ratio(l, l1, l2, sign));
         }
@@ -102,8 +101,8 @@ proptest! {
     #[test]
     fn a_ratio_step_is_capped_and_signed(l in layer(), l1 in strength(), l2 in strength()) {
         let l = narrow(&l);
-        let up = apply(&[l.clone()], 0.1, ratio(l1, l2, 1.0), DType::F32).remove(0);
-        let down = apply(&[l.clone()], 0.1, ratio(l1, l2, -1.0), DType::F32).remove(0);
+        let up = apply(&[l.clone()], ratio(l1, l2, 1.0), DType::F32).remove(0);
+        let down = apply(&[l.clone()], ratio(l1, l2, -1.0), DType::F32).remove(0);
         for i in 0..l.w.len() {
             let (rise, fall) = (up[i] - l.w[i], down[i] - l.w[i]);
             // a step vanishes in the rounding of a weight that is far greater
@@ -119,25 +118,24 @@ proptest! {
 
     #[test]
     fn dampening_is_ssd(
-        layers in prop::collection::vec(layer(), 1..4), share in 0.01..0.99f64, alpha in strength(), lambda in strength(),
+        layers in prop::collection::vec(layer(), 1..4), alpha in strength(), lambda in strength(),
     ) {
-        let got = apply(&layers, share, Strength::Dampen { alpha, lambda }, DType::F64);
+        let got = apply(&layers, Strength::Dampen { alpha, lambda }, DType::F64);
         for (l, new) in layers.iter().zip(&got) {
-            same(new, &plain_dampen(l, share, alpha, lambda));
+            same(new, &plain_dampen(l, alpha, lambda));
         }
     }
 
     #[test]
-    fn dampening_never_strengthens(l in layer(), share in 0.01..0.99f64, alpha in strength(), lambda in strength()) {
+    fn dampening_never_strengthens(l in layer(), alpha in strength(), lambda in strength()) {
         let l = narrow(&l);
         for dtype in [DType::F32, DType::F64] {
-            let new = apply(&[l.clone()], share, Strength::Dampen { alpha, lambda }, dtype).remove(0);
+            let new = apply(&[l.clone()], Strength::Dampen { alpha, lambda }, dtype).remove(0);
             for i in 0..l.w.len() {
                 let (old, new) = (l.w[i], new[i]);
                 prop_assert!(new.abs() <= old.abs() && new * old >= 0.0, "{old} became {new}");
-                let f_d = share * l.f_f[i] + (1.0 - share) * l.f_r[i];
-                // a little less than α f_D, so that no rounding decides
-                if l.f_f[i] <= alpha * f_d * (1.0 - 1e-5) || l.f_f[i] == 0.0 {
+                // a little less than α f_R, so that no rounding decides
+                if l.f_f[i] <= alpha * l.f_r[i] * (1.0 - 1e-5) || l.f_f[i] == 0.0 {
                     prop_assert_eq!(new, old);
                 }
             }
@@ -151,7 +149,7 @@ fn zeros_in_the_ratio() {
     // η is 0 (0/0), 3, 1 and 3 (x/0: the largest finite one)
     for (dtype, tolerance) in [(DType::F64, 1e-15), (DType::F32, 1e-7)] {
         let check = |strength, want: [f64; 4]| {
-            let got = apply(&[l.clone()], 0.1, strength, dtype).remove(0);
+            let got = apply(&[l.clone()], strength, dtype).remove(0);
             let off = got.iter().zip(want).fold(0.0f64, |m, (g, w)| m.max((g - w).abs()));
             assert!(off <= tolerance, "{got:?} instead of {want:?}");
         };
@@ -161,7 +159,7 @@ fn zeros_in_the_ratio() {
     }
     // without a finite η there is no largest one: nothing moves
     let none = Layer { w: vec![1.0, 2.0], f_f: vec![3.0, 0.0], f_r: vec![0.0, 0.0] };
-    assert_eq!(apply(&[none], 0.1, ratio(0.1, 1.0, 1.0), DType::F64), [[1.0, 2.0]]);
+    assert_eq!(apply(&[none], ratio(0.1, 1.0, 1.0), DType::F64), [[1.0, 2.0]]);
 }
 
 /// Each initializer has its own cap; what another one holds does not matter.
@@ -170,8 +168,8 @@ fn initializers_do_not_mix() {
     let small = Layer { w: vec![0.0; 2], f_f: vec![1.0, 2.0], f_r: vec![1.0, 1.0] };
     let great = Layer { w: vec![0.0; 2], f_f: vec![1e9, 2e9], f_r: vec![1.0, 1.0] };
     for strength in [ratio(1e-2, 1.0, 1.0), Strength::Dampen { alpha: 1.1, lambda: 0.5 }] {
-        let alone = apply(&[small.clone()], 0.1, strength, DType::F32);
-        let together = apply(&[great.clone(), small.clone()], 0.1, strength, DType::F32);
+        let alone = apply(&[small.clone()], strength, DType::F32);
+        let together = apply(&[great.clone(), small.clone()], strength, DType::F32);
         assert_eq!(alone[0], together[1]);
     }
 }
@@ -181,7 +179,7 @@ fn strengths_of_the_other_rule_are_refused() {
     let l = Layer { w: vec![1.0], f_f: vec![1.0], f_r: vec![1.0] };
     let old = Weights { names: vec!["w".into()], tensors: vec![Array::full(&[1], 1f32).into()] };
     let f = || vec![Tensor::from(Array::full(&[1], l.f_f[0] as f32))];
-    let basis = Basis { names: vec!["w".into()], f_f: f(), f_r: f(), share: 0.1 };
+    let basis = Basis { names: vec!["w".into()], f_f: f(), f_r: f() };
     let mut r = Rewriter::new(&Cpu, Rule::Ratio, &old, &basis).unwrap();
     assert!(r.apply(&Strength::Dampen { alpha: 1.0, lambda: 1.0 }).is_err());
 }

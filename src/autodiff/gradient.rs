@@ -104,7 +104,9 @@ struct CrossEntropy {
     /// `ℓ_n = −log softmax(z_n)[y_n]`: `[samples]`.
     losses: ValueId,
     /// `∂ℓ_n/∂z_n = softmax(z_n) − e_{y_n}`: `[samples, classes]`. The sweep starts here: the samples can be
-    /// followed from the first step on, and nothing is lost to the logarithm.
+    /// followed from the first step on, and nothing is lost to the logarithm. The entry of the true class is
+    /// minus the sum of the others, since `p_y − 1` keeps few digits where the answer is nearly sure, as answers
+    /// to codes are.
     slope: ValueId,
 }
 
@@ -116,14 +118,15 @@ fn cross_entropy(g: &mut Graph, head: &Head, labels: ValueId) -> Result<CrossEnt
     let ids = g.ints(&ids);
     let column = ops::reshape(g, labels, &[n, 1])?;
     let hot = g.push("Equal", &[column, ids], Attrs::new())?;
-    let dtype = g.dtype(logits);
-    let (zero, one) = (g.scalar(0.0, dtype), g.scalar(1.0, dtype));
+    let zero = g.scalar(0.0, g.dtype(logits));
     let picked = g.push("Where", &[hot, log_p, zero], Attrs::new())?;
     let sum = ops::reduce_sum(g, picked, &[1], false)?;
     let losses = g.push("Neg", &[sum], Attrs::new())?;
     let p = g.push("Softmax", &[logits], Attrs::new().with("axis", 1))?;
-    let target = g.push("Where", &[hot, one, zero], Attrs::new())?;
-    let slope = g.push("Sub", &[p, target], Attrs::new())?;
+    let others = g.push("Where", &[hot, zero, p], Attrs::new())?;
+    let rest = ops::reduce_sum(g, others, &[1], true)?;
+    let rest = g.push("Neg", &[rest], Attrs::new())?;
+    let slope = g.push("Where", &[hot, rest, p], Attrs::new())?;
     Ok(CrossEntropy { logits, losses, slope })
 }
 

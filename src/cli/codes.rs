@@ -48,14 +48,7 @@ pub(super) struct New {
     #[arg(long, value_enum, default_value_t)]
     distribution: DistributionName,
     /// The two numbers of the distribution.
-    #[arg(
-        long,
-        value_name = "A,B",
-        value_delimiter = ',',
-        num_args = 2,
-        default_value = "0,1",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', default_value = "0,1", allow_negative_numbers = true)]
     range: Vec<f64>,
     /// Codes per class.
     #[arg(long, value_name = "K", default_value_t = 1)]
@@ -73,10 +66,10 @@ struct Report {
 
 impl New {
     fn run(self, context: &Context) -> Result<Status> {
-        check_target(&self.o)?;
+        check_target(&self.o, &[&self.model.model])?;
         let classifier = self.model.open()?;
         let &[a, b] = &self.range[..] else {
-            return Err(Error::invalid("--range takes two numbers"));
+            return Err(Error::invalid(format!("--range takes two numbers, not {}", self.range.len())));
         };
         let distribution = match self.distribution {
             DistributionName::Uniform => Distribution::Uniform(a, b),

@@ -160,8 +160,9 @@ impl Context {
     }
 }
 
-/// The folder that a new file goes to must be there before any work is done.
-pub(super) fn check_target(path: &Path) -> Result<()> {
+/// The folder that a new file goes to must be there before any work is done, and the new file must not replace
+/// one that is read.
+pub(super) fn check_target(path: &Path, read: &[&Path]) -> Result<()> {
     let folder = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
@@ -175,6 +176,12 @@ pub(super) fn check_target(path: &Path) -> Result<()> {
     }
     if path.is_dir() {
         return Err(Error::invalid(format!("cannot write {}: it is a folder", path.display())));
+    }
+    if read.iter().any(|r| same_file(path, r)) {
+        return Err(Error::invalid(format!(
+            "cannot write {}: it is read as well; choose another file",
+            path.display()
+        )));
     }
     Ok(())
 }

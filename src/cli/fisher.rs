@@ -3,7 +3,7 @@
 use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target};
 use super::{Context, Status};
 use crate::classifier::Weights;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fisher::store::{Origin, save, sha256};
 use crate::fisher::{class_weights, estimate};
 use crate::report::{Align, Table, format};
@@ -59,7 +59,7 @@ struct Report {
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<Status> {
-        check_target(&self.o)?;
+        check_target(&self.o, &[&self.model.model, &self.inputs])?;
         let classifier = self.model.open()?;
         let data = self.scaling.load(&self.inputs, &classifier, self.seed)?;
         let by_class = data.by_class();
@@ -68,6 +68,9 @@ impl Args {
             (vec![class_weights(&data, &all)?], vec!["all".to_owned()])
         } else {
             let rest: Vec<usize> = all.iter().copied().filter(|c| !self.classes.contains(c)).collect();
+            if rest.is_empty() {
+                return Err(Error::invalid("every class that has inputs is named by --class; none is left to retain"));
+            }
             let sets = vec![class_weights(&data, &self.classes)?, class_weights(&data, &rest)?];
             (sets, vec!["forget".to_owned(), "retain".to_owned()])
         };

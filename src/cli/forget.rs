@@ -104,7 +104,7 @@ impl Args {
         self.classes.dedup();
         let method = self.method()?;
         let target = self.o.clone().unwrap_or_else(|| self.model.model.clone());
-        check_target(&target)?;
+        check_target(&target, &[&self.inputs])?;
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }

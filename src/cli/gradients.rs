@@ -1,6 +1,6 @@
 //! `gradients`: the gradient graph as a standard ONNX model.
 
-use super::common::{ModelArgs, check_target, same_file};
+use super::common::{ModelArgs, check_target};
 use super::{Context, Status};
 use crate::autodiff::gradient::Mode;
 use crate::error::{Error, Result};
@@ -53,10 +53,7 @@ struct Report {
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<Status> {
-        check_target(&self.o)?;
-        if same_file(&self.model.model, &self.o) {
-            return Err(Error::invalid("the output is the model itself; choose another file"));
-        }
+        check_target(&self.o, &[&self.model.model])?;
         if self.batch == 0 {
             return Err(Error::invalid("--batch must be above 0"));
         }

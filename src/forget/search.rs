@@ -235,7 +235,7 @@ pub fn search(trials: &mut Trials, rules: &[Rule], tick: &mut dyn FnMut()) -> Re
     }
     match best {
         Some((_, s)) => Ok((s, tried)),
-        None => Err(Error::engine("no strength that was tried makes the forget inputs unanswered; give one by hand")),
+        None => Err(Error::invalid("no strength that was tried makes the forget inputs unanswered; give one by hand")),
     }
 }
 

@@ -203,6 +203,7 @@ impl Import<'_> {
             return Err(Error::unsupported("the model has no input"));
         }
         let batch = batch_of(&inputs);
+        check_names(&inputs, &options.dims)?;
         let mut missing = BTreeSet::new();
         let samples = match &batch {
             BatchDim::Fixed(n) => *n,
@@ -356,6 +357,23 @@ fn batch_of(inputs: &[&ValueInfoProto]) -> BatchDim {
     }
 }
 
+/// Every bound name must be that of an open extent: the model's own, or `input.axis` where it has none.
+fn check_names(inputs: &[&ValueInfoProto], dims: &BTreeMap<String, usize>) -> Result<()> {
+    let mut known = BTreeSet::new();
+    for info in inputs {
+        for (axis, dim) in extents(info).map_or(&[][..], |(_, dims)| dims).iter().enumerate() {
+            match &dim.value {
+                Some(dimension::Value::DimValue(n)) if *n > 0 => {}
+                Some(dimension::Value::DimParam(p)) if !p.is_empty() => drop(known.insert(p.clone())),
+                _ => drop(known.insert(format!("{}.{axis}", info.name()))),
+            }
+        }
+    }
+    let Some(name) = dims.keys().find(|name| !known.contains(*name)) else { return Ok(()) };
+    let known = if known.is_empty() { "none".to_owned() } else { known.into_iter().collect::<Vec<_>>().join(", ") };
+    Err(Error::invalid(format!("--dim {name}: the model's inputs have no open extent of that name; they have {known}")))
+}
+
 /// Element type and static shape of an input; names of extents that stay open go to `missing`.
 fn bind(
     info: &ValueInfoProto,
@@ -374,7 +392,7 @@ fn bind(
         let hint = options.samples.get(name).filter(|s| s.len() + 1 == dims.len());
         let open = |label: String, missing: &mut BTreeSet<String>| {
             let at = axis.checked_sub(1).and_then(|a| hint.and_then(|s| s.get(a)));
-            at.copied().unwrap_or_else(|| {
+            options.dims.get(&label).or(at).copied().unwrap_or_else(|| {
                 missing.insert(label);
                 1
             })
