@@ -73,6 +73,8 @@ if [ -e "$venv/requirements.txt" ]; then
 else
     skipped+=("tests against ONNX Runtime, unless it is found elsewhere, and against the package onnx: no $venv")
 fi
+# without it Mesa complains at every start
+export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$PWD/target}
 has_vulkan || skipped+=("tests of the wgpu engine: no Vulkan driver")
 
 # tool NAME COMMAND…: the command, or a note that the cargo subcommand NAME is missing
