@@ -79,7 +79,8 @@ impl Op for Binary {
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         let (a, b) = (n.ty(0)?, n.ty(1)?);
         if a.dtype != b.dtype && !(self.name == "Pow" && a.dtype.is_float()) {
-            return Err(Error::format(format!("operands are {} and {}", a.dtype, b.dtype)));
+            let message = format!("operands are {} and {}", a.dtype, b.dtype);
+            return Err(if self.name == "Pow" { Error::unsupported(message) } else { Error::format(message) });
         }
         let dtype = if matches!(self.out, Out::Bool) { DType::Bool } else { a.dtype };
         Ok(vec![TensorType::new(dtype, broadcast(&[&a.shape, &b.shape])?)])
