@@ -231,7 +231,8 @@ fn codes_that_do_not_fit() {
     let negative = Array::ints(&[0, 1, 2, 3, 4, 5, 6, 7, 8, -1]);
     let halves = Array::full(&[10], 0.5f32);
     let right = x(&[10, 1, 28, 28]);
-    let cases: &[(&str, &[(&str, &Array)], &[&str])] = &[
+    type Refused<'a> = (&'a str, &'a [(&'a str, &'a Array)], &'a [&'a str]);
+    let cases: &[Refused] = &[
         ("shape", &[("x", &x(&[10, 1, 27, 28])), ("y", &y)], &["[10, 1, 27, 28]", "[1, 28, 28]"]),
         ("channels", &[("x", &x(&[10, 3, 28, 28])), ("y", &y)], &["[10, 3, 28, 28]"]),
         ("no_y", &[("x", &right)], &["\"y\""]),
