@@ -145,6 +145,17 @@ fn weights_that_are_moved_before_use() {
 }
 
 #[test]
+fn weights_that_are_split() {
+    agrees(&floats(&[3, 2]), &[&[2, 4]], &|g, x, w, _| {
+        let split = onnx_unlearn::ops::find("Split")?;
+        let parts = split.import(g, 13, &[Some(w[0])], attr("axis", 1), &[true, true])?;
+        let y = g.push("MatMul", &[x, parts[0].unwrap()], Attrs::new())?;
+        let z = g.push("MatMul", &[y, parts[1].unwrap()], Attrs::new())?;
+        g.push("Add", &[y, z], Attrs::new())
+    });
+}
+
+#[test]
 fn samples_that_are_moved() {
     agrees(&floats(&[3, 2, 6]), &[&[6], &[2, 1, 3], &[4]], &|g, x, w, n| {
         let y = with_ints(g, "Reshape", x, &[2 * n, 6])?;

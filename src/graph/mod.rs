@@ -19,8 +19,8 @@ use crate::tensor::{Array, DType, TensorType};
 /// Folding never makes a constant of more elements than this (a guard against hostile graphs).
 const MAX_FOLDED: usize = 1 << 27;
 
-/// Beyond this many elements no memory holds a tensor, and counting them could overflow.
-const MAX_ELEMENTS: usize = 1 << 40;
+/// No tensor has more elements than this: shaders count them in 32 bits, and sums of lengths never overflow.
+const MAX_ELEMENTS: usize = 1 << 32;
 
 fn too_large(shape: &[usize]) -> bool {
     let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));

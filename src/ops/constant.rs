@@ -41,9 +41,13 @@ pub(super) fn filled(shape: &[usize], v: &Array) -> Result<Array> {
     }
 }
 
+/// No node of such an op is ever added.
 fn folded(n: &NodeView) -> Error {
-    Error::unsupported(format!("a {} of this size", n.op))
+    Error::internal(format!("{} should have become a constant", n.op))
 }
+
+/// A Range is a constant, and those are not larger than this.
+const LONGEST: usize = 1 << 24;
 
 /// The extents of `x`, or those from `start` to `end`.
 struct Shape;
@@ -256,7 +260,11 @@ impl Op for Range {
         &[0, 1, 2]
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
-        Ok(vec![TensorType::new(n.dtype(0)?, [Self::count(n)?])])
+        let count = Self::count(n)?;
+        if count > LONGEST {
+            return Err(Error::unsupported(format!("a range of {count} elements")));
+        }
+        Ok(vec![TensorType::new(n.dtype(0)?, [count])])
     }
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
         let count = Self::count(n)?;

@@ -333,6 +333,25 @@ impl Op for Split {
         if opset < 18 && inputs.get(1).copied().flatten().is_none() {
             attrs.set("num_outputs", dims(&[wanted.len()])[0]);
         }
+        // Parts of a weight keep their samples apart as slices, since only ops of one output can be stacked.
+        if let Some(x) = inputs.first().copied().flatten()
+            && g.batch > 0
+            && g.value(x).batch == Batch::None
+            && g.constant_of(x).is_none()
+        {
+            let (axis, parts) = Self::parts(&g.view(self, "", &inputs, &attrs, wanted))?;
+            if wanted.len() > parts.len() {
+                return Err(Error::format(format!("it has {} outputs, {} are used", parts.len(), wanted.len())));
+            }
+            let mut start = 0;
+            let mut out = Vec::with_capacity(parts.len());
+            for (part, &want) in parts.into_iter().zip(wanted) {
+                let [first, end, along] = [start, start + part, axis].map(|v| dims(&[v])[0]);
+                out.push(if want { Some(slice(g, x, &[first], &[end], &[along], &[1])?) } else { None });
+                start += part;
+            }
+            return Ok(out);
+        }
         g.push_multi(&Split, &inputs, attrs, wanted)
     }
 }
