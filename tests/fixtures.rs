@@ -65,14 +65,13 @@ fn feeds(g: &GradientGraph, data: &Labelled, float: DType) -> Vec<Array> {
 fn check(got: &[f64], index: &[usize], want: &[f64], norm: f64, tolerance: f64) -> Result<(), String> {
     let mine = got.iter().map(|v| v * v).sum::<f64>().sqrt();
     let off = (mine - norm).abs() / norm;
-    // not `>`: a NaN has to fail
-    if !(off <= tolerance) {
+    if off.is_nan() || off > tolerance {
         return Err(format!("norm {mine:e} instead of {norm:e}, off by {off:.1e}"));
     }
     let typical = norm / (got.len() as f64).sqrt();
     for (&i, &w) in index.iter().zip(want) {
         let off = (got[i] - w).abs() / w.abs().max(typical);
-        if !(off <= tolerance) {
+        if off.is_nan() || off > tolerance {
             return Err(format!("entry {i} is {:e} instead of {w:e}, off by {off:.1e}", got[i]));
         }
     }

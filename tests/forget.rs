@@ -141,7 +141,8 @@ fn several_classes_at_once() {
     // neither code is answered with either class any more
     let c = Classifier::from_model(Model::from_bytes("new", comma).unwrap(), ClassifierOptions::default()).unwrap();
     let data = codes("mlp", &c);
-    let logits = common::run(&Cpu, &c.bind(10).unwrap().graph, &[data.x.clone()]).unwrap().remove(0).to_f64();
+    let logits =
+        common::run(&Cpu, &c.bind(10).unwrap().graph, std::slice::from_ref(&data.x)).unwrap().remove(0).to_f64();
     let answers = onnx_unlearn::forget::answers::Answers::classes_of(&logits, 10);
     assert!(answers[..2].iter().all(|a| *a > 1), "{answers:?}");
     assert_eq!(answers[2..], [2, 3, 4, 5, 6, 7, 8, 9]);

@@ -9,6 +9,7 @@ use onnx_unlearn::forget::rewrite::{Basis, Rewriter};
 use onnx_unlearn::forget::{Rule, Strength};
 use onnx_unlearn::tensor::{Array, DType};
 use proptest::prelude::*;
+use std::slice::from_ref;
 
 /// One initializer: its elements, the Fisher of the classes to forget, the Fisher of all others.
 #[derive(Clone, Debug)]
@@ -101,8 +102,8 @@ proptest! {
     #[test]
     fn a_ratio_step_is_capped_and_signed(l in layer(), l1 in strength(), l2 in strength()) {
         let l = narrow(&l);
-        let up = apply(&[l.clone()], ratio(l1, l2, 1.0), DType::F32).remove(0);
-        let down = apply(&[l.clone()], ratio(l1, l2, -1.0), DType::F32).remove(0);
+        let up = apply(from_ref(&l), ratio(l1, l2, 1.0), DType::F32).remove(0);
+        let down = apply(from_ref(&l), ratio(l1, l2, -1.0), DType::F32).remove(0);
         for i in 0..l.w.len() {
             let (rise, fall) = (up[i] - l.w[i], down[i] - l.w[i]);
             // a step vanishes in the rounding of a weight that is far greater
@@ -130,7 +131,7 @@ proptest! {
     fn dampening_never_strengthens(l in layer(), alpha in strength(), lambda in strength()) {
         let l = narrow(&l);
         for dtype in [DType::F32, DType::F64] {
-            let new = apply(&[l.clone()], Strength::Dampen { alpha, lambda }, dtype).remove(0);
+            let new = apply(from_ref(&l), Strength::Dampen { alpha, lambda }, dtype).remove(0);
             for i in 0..l.w.len() {
                 let (old, new) = (l.w[i], new[i]);
                 prop_assert!(new.abs() <= old.abs() && new * old >= 0.0, "{old} became {new}");
@@ -149,7 +150,7 @@ fn zeros_in_the_ratio() {
     // η is 0 (0/0), 3, 1 and 3 (x/0: the largest finite one)
     for (dtype, tolerance) in [(DType::F64, 1e-15), (DType::F32, 1e-7)] {
         let check = |strength, want: [f64; 4]| {
-            let got = apply(&[l.clone()], strength, dtype).remove(0);
+            let got = apply(from_ref(&l), strength, dtype).remove(0);
             let off = got.iter().zip(want).fold(0.0f64, |m, (g, w)| m.max((g - w).abs()));
             assert!(off <= tolerance, "{got:?} instead of {want:?}");
         };
@@ -168,7 +169,7 @@ fn initializers_do_not_mix() {
     let small = Layer { w: vec![0.0; 2], f_f: vec![1.0, 2.0], f_r: vec![1.0, 1.0] };
     let great = Layer { w: vec![0.0; 2], f_f: vec![1e9, 2e9], f_r: vec![1.0, 1.0] };
     for strength in [ratio(1e-2, 1.0, 1.0), Strength::Dampen { alpha: 1.1, lambda: 0.5 }] {
-        let alone = apply(&[small.clone()], strength, DType::F32);
+        let alone = apply(from_ref(&small), strength, DType::F32);
         let together = apply(&[great.clone(), small.clone()], strength, DType::F32);
         assert_eq!(alone[0], together[1]);
     }

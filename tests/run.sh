@@ -90,6 +90,8 @@ tool() {
     fi
 }
 tool fmt cargo fmt --check
+# cargo finds no module that a macro declares: the op families
+tool fmt rustfmt --check --edition 2024 --config-path rustfmt.toml src/ops/*.rs
 tool clippy cargo clippy --locked --all-targets -- -D warnings
 tool deny cargo deny --locked check licenses bans sources
 say cargo doc

@@ -48,7 +48,7 @@ pub(super) struct New {
     #[arg(long, value_enum, default_value_t)]
     distribution: DistributionName,
     /// The two numbers of the distribution.
-    #[arg(long, value_name = "A,B", value_delimiter = ',', default_value = "0,1", allow_negative_numbers = true)]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', default_value = "0,1", allow_hyphen_values = true)]
     range: Vec<f64>,
     /// Codes per class.
     #[arg(long, value_name = "K", default_value_t = 1)]

@@ -109,7 +109,7 @@ pub(super) struct ScaleArgs {
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     scale: Option<f64>,
     /// Taken off after scaling; one number, or one per channel.
-    #[arg(long, value_name = "M,…", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "M,…", value_delimiter = ',', allow_hyphen_values = true)]
     mean: Vec<f64>,
     /// Divided by at last; one number, or one per channel.
     #[arg(long, value_name = "S,…", value_delimiter = ',')]

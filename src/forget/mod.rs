@@ -152,8 +152,11 @@ fn basis(fisher: &Fisher, engine: &dyn Engine) -> Result<Basis> {
     Ok(Basis { names: fisher.names.clone(), f_f, f_r })
 }
 
+/// Elements by the name of their weight.
+type NamedArrays = Vec<(String, Array)>;
+
 /// Change of every weight, and the elements of those that changed.
-fn compare(old: &Weights, new: &Weights) -> Result<(Vec<Change>, Vec<(String, Array)>)> {
+fn compare(old: &Weights, new: &Weights) -> Result<(Vec<Change>, NamedArrays)> {
     let (mut changes, mut arrays, mut sums) = (Vec::new(), Vec::new(), Vec::new());
     for (name, (a, b)) in old.names.iter().zip(old.tensors.iter().zip(&new.tensors)) {
         let (before, after) = (a.to_array()?, b.to_array()?);

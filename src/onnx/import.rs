@@ -293,10 +293,10 @@ impl Import<'_> {
 
     /// Brings attributes that speak of float types to the precision in use.
     fn adapt(&self, op: &str, attrs: &mut Attrs) {
-        if let ("Cast", Some(Attr::Int(to))) = (op, attrs.get("to")) {
-            if let Some(dtype) = i32::try_from(*to).ok().and_then(DType::from_onnx) {
-                attrs.set("to", i64::from(self.precision(dtype).onnx()));
-            }
+        if let ("Cast", Some(Attr::Int(to))) = (op, attrs.get("to"))
+            && let Some(dtype) = i32::try_from(*to).ok().and_then(DType::from_onnx)
+        {
+            attrs.set("to", i64::from(self.precision(dtype).onnx()));
         }
         let floats: Vec<(String, Attr)> = attrs
             .iter()
@@ -414,10 +414,10 @@ fn bind(
             _ => open(format!("{name}.{axis}"), missing),
         });
     }
-    if let BatchDim::Named(p) = batch {
-        if let Some(n) = options.dims.get(p).filter(|&&n| n != samples) {
-            return Err(Error::invalid(format!("--dim {p}={n} names the batch; use --batch")));
-        }
+    if let BatchDim::Named(p) = batch
+        && let Some(n) = options.dims.get(p).filter(|&&n| n != samples)
+    {
+        return Err(Error::invalid(format!("--dim {p}={n} names the batch; use --batch")));
     }
     Ok((dtype, shape))
 }

@@ -68,7 +68,12 @@ const fn binary(
     Binary { name, version, code, out: Out::Same, eval, vjp, sampler: Sampler::within(-2.0, 2.0) }
 }
 
-const fn condition(name: &'static str, version: i64, code: u32, eval: fn(&Array, &Array, &[usize]) -> Result<Array>) -> Binary {
+const fn condition(
+    name: &'static str,
+    version: i64,
+    code: u32,
+    eval: fn(&Array, &Array, &[usize]) -> Result<Array>,
+) -> Binary {
     Binary { name, version, code, out: Out::Bool, eval, vjp: flat, sampler: Sampler::within(-2.0, 2.0) }
 }
 
@@ -137,7 +142,7 @@ impl Op for Binary {
     fn cases(&self) -> Vec<Case> {
         if self.code >= 20 {
             let bools = |shape: &[usize], k: usize| {
-                let v = (0..shape.iter().product()).map(|i: usize| (i / k) % 2 == 0).collect();
+                let v = (0..shape.iter().product()).map(|i: usize| (i / k).is_multiple_of(2)).collect();
                 Arg::Fed(Array::from_vec(shape, v).unwrap_or_else(|_| Array::full(&[], true)), DType::Bool)
             };
             return vec![
@@ -163,7 +168,9 @@ impl Op for Binary {
             case("channel", &[&[2, 3, 4, 5], &[1, 3, 1, 1]]),
         ];
         if self.name != "Pow" {
-            let ints = |shape: &[usize], v: Vec<i64>| Arg::Fed(Array::from_vec(shape, v).unwrap_or_else(|_| Array::ints(&[1])), DType::I64);
+            let ints = |shape: &[usize], v: Vec<i64>| {
+                Arg::Fed(Array::from_vec(shape, v).unwrap_or_else(|_| Array::ints(&[1])), DType::I64)
+            };
             cases.push(
                 Case::new(&format!("{} int64", self.name), &[])
                     .arg(ints(&[2, 3], vec![7, -3, 4, 0, 12, 5]))
@@ -351,12 +358,31 @@ impl Op for Where {
         };
         let s = || Sampler::within(-2.0, 2.0);
         vec![
-            Case::new("Where same shape", &[]).arg(c(&[3, 4])).arg(Arg::Float(vec![3, 4], s())).arg(Arg::Float(vec![3, 4], s())),
-            Case::new("Where broadcast", &[]).arg(c(&[4, 1])).arg(Arg::Float(vec![2, 1, 3], s())).arg(Arg::Float(vec![], s())),
+            Case::new("Where same shape", &[])
+                .arg(c(&[3, 4]))
+                .arg(Arg::Float(vec![3, 4], s()))
+                .arg(Arg::Float(vec![3, 4], s())),
+            Case::new("Where broadcast", &[])
+                .arg(c(&[4, 1]))
+                .arg(Arg::Float(vec![2, 1, 3], s()))
+                .arg(Arg::Float(vec![], s())),
         ]
     }
 }
 
 pub(super) static OPS: &[&dyn Op] = &[
-    &ADD, &SUB, &MUL, &DIV, &POW, &GREATER, &LESS, &GREATER_OR_EQUAL, &LESS_OR_EQUAL, &EQUAL, &AND, &OR, &XOR, &Where,
+    &ADD,
+    &SUB,
+    &MUL,
+    &DIV,
+    &POW,
+    &GREATER,
+    &LESS,
+    &GREATER_OR_EQUAL,
+    &LESS_OR_EQUAL,
+    &EQUAL,
+    &AND,
+    &OR,
+    &XOR,
+    &Where,
 ];

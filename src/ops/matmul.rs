@@ -61,15 +61,20 @@ impl Product {
         }
         let shared_b = self.b_batch.iter().zip(&self.batch).all(|(&s, &e)| s == 0 || e == 1);
         let a_strides = strides(&self.batch);
-        let dense_a = self.a_batch.iter().zip(&a_strides).zip(&self.batch).all(|((&s, &d), &e)| s == d * m * k || e == 1);
+        let dense_a =
+            self.a_batch.iter().zip(&a_strides).zip(&self.batch).all(|((&s, &d), &e)| s == d * m * k || e == 1);
         if shared_b && dense_a {
             gemm(Mat::new(a, count * m, k), Mat::new(b, k, n), &mut y, 1.0, 0.0, true);
             return Array::from_vec(&self.shape(), y);
         }
         let mut at = Vec::with_capacity(count);
-        rows(&[&self.batch[..], &[1]].concat(), [&[&self.a_batch[..], &[0]].concat(), &[&self.b_batch[..], &[0]].concat()], |_, o| {
-            at.push(o);
-        });
+        rows(
+            &[&self.batch[..], &[1]].concat(),
+            [&[&self.a_batch[..], &[0]].concat(), &[&self.b_batch[..], &[0]].concat()],
+            |_, o| {
+                at.push(o);
+            },
+        );
         let each = |(y, &[p, q]): (&mut [T], &[usize; 2]), threads| {
             gemm(Mat::new(&a[p..p + m * k], m, k), Mat::new(&b[q..q + k * n], k, n), y, 1.0, 0.0, threads);
         };
@@ -82,7 +87,14 @@ impl Product {
         Array::from_vec(&self.shape(), y)
     }
 
-    fn step(&self, overrides: Vec<(&'static str, f64)>, binds: Vec<Bind>, alpha: f64, beta: f64, c: [usize; 2]) -> Result<Step> {
+    fn step(
+        &self,
+        overrides: Vec<(&'static str, f64)>,
+        binds: Vec<Bind>,
+        alpha: f64,
+        beta: f64,
+        c: [usize; 2],
+    ) -> Result<Step> {
         if self.batch.len() > 8 {
             return Err(Error::unsupported(format!("{} batch axes have no kernel", self.batch.len())));
         }
@@ -140,8 +152,12 @@ impl Op for MatMul {
             n.optional(i).is_some_and(|ty| (axis + ty.shape.len()).checked_sub(rank).is_none_or(|a| ty.shape[a] == 1))
         };
         let found = match (place(0), place(1)) {
-            (Some((axis, rows)), None) if axis == rank - 2 || (axis < rank - 2 && stretched(1, axis)) => Some((axis, rows)),
-            (None, Some((axis, rows))) if axis == rank - 1 || (axis < rank - 2 && stretched(0, axis)) => Some((axis, rows)),
+            (Some((axis, rows)), None) if axis == rank - 2 || (axis < rank - 2 && stretched(1, axis)) => {
+                Some((axis, rows))
+            }
+            (None, Some((axis, rows))) if axis == rank - 1 || (axis < rank - 2 && stretched(0, axis)) => {
+                Some((axis, rows))
+            }
             (Some(a), Some(b)) if a == b && a.0 < rank - 2 => Some(a),
             _ => None,
         };
@@ -189,7 +205,14 @@ impl Op for MatMul {
             Case::new("MatMul one row", &[&[1, 130], &[130, 9]]),
         ]
     }
-    fn import(&self, g: &mut Graph, _: i64, inputs: &[Option<ValueId>], attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    fn import(
+        &self,
+        g: &mut Graph,
+        _: i64,
+        inputs: &[Option<ValueId>],
+        attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let (Some(Some(a)), Some(Some(b))) = (inputs.first(), inputs.get(1)) else {
             return g.push_multi(&Self, inputs, attrs, wanted);
         };
@@ -351,7 +374,8 @@ impl Op for Gemm {
         let found = Self::attrs(n).ok().and_then(|at| {
             let c_stretched = |axis: usize| {
                 from.get(2).is_none_or(|b| *b == Batch::None)
-                    && n.optional(2).is_none_or(|c| (axis + c.shape.len()).checked_sub(2).is_none_or(|a| c.shape[a] == 1))
+                    && n.optional(2)
+                        .is_none_or(|c| (axis + c.shape.len()).checked_sub(2).is_none_or(|a| c.shape[a] == 1))
             };
             match (from[0], from[1]) {
                 (Batch::Axis { axis, rows }, Batch::None) if axis == usize::from(at.trans_a) && c_stretched(0) => {
@@ -525,11 +549,7 @@ impl Op for MatMulSquared {
                 .arg(Arg::Float(vec![s, n], Sampler::within(0.0, 1.0)))
                 .no_gradient("it ends a Fisher estimate")
         };
-        vec![
-            case("one row", [4, 5, 1, 3, 2]),
-            case("several rows", [3, 5, 4, 6, 2]),
-            case("tiles", [2, 70, 9, 66, 1]),
-        ]
+        vec![case("one row", [4, 5, 1, 3, 2]), case("several rows", [3, 5, 4, 6, 2]), case("tiles", [2, 70, 9, 66, 1])]
     }
     fn lower(&self, g: &mut Graph, inputs: &[Option<ValueId>], _: &Attrs) -> Result<Option<Vec<ValueId>>> {
         let &[Some(a), Some(b), Some(u)] = inputs else {
@@ -542,4 +562,3 @@ impl Op for MatMulSquared {
 }
 
 pub(super) static OPS: &[&dyn Op] = &[&MatMul, &Gemm, &MatMulSquared];
-

@@ -275,14 +275,9 @@ impl Op for Norm {
         let (mean, inverse) = (statistic(1), statistic(2));
         let step = Step {
             shader: crate::shader!("norm"),
-            overrides: [
-                ("CENTERED", self.centered),
-                ("BIAS", bias),
-                ("MEAN", n.wants(1)),
-                ("INVERSE", n.wants(2)),
-            ]
-            .map(|(name, on)| (name, f64::from(u8::from(on))))
-            .to_vec(),
+            overrides: [("CENTERED", self.centered), ("BIAS", bias), ("MEAN", n.wants(1)), ("INVERSE", n.wants(2))]
+                .map(|(name, on)| (name, f64::from(u8::from(on))))
+                .to_vec(),
             binds: vec![
                 Bind::Input(0),
                 Bind::Input(1),

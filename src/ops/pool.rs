@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, OPSET, ValueId, batch};
 use crate::tensor::{Array, DType, Element, TensorType};
 use rayon::prelude::*;
+use std::cmp::Ordering;
 
 /// The window of a pool, and the number of planes (batch · channels) it slides over.
 fn window(n: &NodeView) -> Result<(Window, usize)> {
@@ -65,8 +66,10 @@ fn max<T: Element>(w: &Window, x: &[T]) -> (Vec<T>, Vec<i64>) {
         for tap in 0..w.taps() {
             w.runs(tap, 0..w.rows().1, |r| {
                 for (j, i) in (r.out..r.out + r.len).zip((r.input..).step_by(w.step())) {
-                    // a NaN stays, and is taken over
-                    if at[j] < 0 || !(x[i] <= y[j]) && y[j] == y[j] {
+                    // a NaN compares with nothing, not even with itself: it is taken over, and stays
+                    let stays = y[j].partial_cmp(&y[j]).is_none();
+                    let greater = !matches!(x[i].partial_cmp(&y[j]), Some(Ordering::Less | Ordering::Equal));
+                    if at[j] < 0 || (greater && !stays) {
                         (y[j], at[j]) = (x[i], base + i as i64);
                     }
                 }
@@ -128,7 +131,7 @@ impl Op for MaxPool {
             let apart = Sampler { low: -2.0, high: 2.0, avoid: &[], distinct: true };
             Case::new(&format!("MaxPool {name}"), &[shape]).attr("kernel_shape", kernel).sampled(&apart)
         };
-        let mut cases = pool_cases(&case);
+        let mut cases = pool_cases(case);
         cases.push(case("indices", &[2, 3, 4, 5], &[2, 3]).outputs(&[true, true]).attr("strides", vec![1, 2]));
         cases.push(
             case("storage order", &[1, 2, 4, 3], &[2, 2])
@@ -343,7 +346,7 @@ impl Op for AveragePool {
         let with_pads = |name: &str, shape: &[usize], kernel: &[i64]| {
             case(&format!("{name} counting pads"), shape, kernel).attr("count_include_pad", 1)
         };
-        [pool_cases(&case), pool_cases(&with_pads)].concat()
+        [pool_cases(case), pool_cases(with_pads)].concat()
     }
     fn opset(&self, n: &NodeView) -> i64 {
         // which also says that padding counts no further than declared, whatever ceil_mode adds
@@ -368,7 +371,7 @@ impl Op for AveragePool {
 }
 
 /// Cases that every pool has, where `case` makes one of a name, the shape of x and a kernel.
-fn pool_cases(case: &dyn Fn(&str, &[usize], &[i64]) -> Case) -> Vec<Case> {
+fn pool_cases(case: impl Fn(&str, &[usize], &[i64]) -> Case) -> Vec<Case> {
     vec![
         case("plain", &[2, 3, 6, 4], &[2, 2]).attr("strides", vec![2, 2]),
         case("overlapping", &[2, 2, 5, 6], &[3, 2]),

@@ -57,7 +57,8 @@ impl Op for Reduce {
         kernel(&x.shape, &Dims::of(n)?.axes, self.fold.codes(), !x.dtype.is_float())
     }
     fn cases(&self) -> Vec<Case> {
-        let case = |name: &str, shape: &[usize]| Case::new(&format!("{} {name}", self.name), &[shape]).sampled(&self.sampler);
+        let case =
+            |name: &str, shape: &[usize]| Case::new(&format!("{} {name}", self.name), &[shape]).sampled(&self.sampler);
         let mut cases = vec![
             case("all", &[3, 5]),
             case("all away", &[2, 3, 4]).attr("keepdims", 0),
@@ -71,13 +72,18 @@ impl Op for Reduce {
             case("long", &[3, 700]).ints(&[1]),
             case("long columns", &[600, 3]).ints(&[0]),
         ];
-        let empty = |c: Case| c.arg(Arg::Const(Array::from_vec(&[0], Vec::<i64>::new()).unwrap_or_else(|_| Array::ints(&[])), DType::I64));
+        let empty = |c: Case| {
+            c.arg(Arg::Const(Array::from_vec(&[0], Vec::<i64>::new()).unwrap_or_else(|_| Array::ints(&[])), DType::I64))
+        };
         cases.push(empty(case("empty axes", &[2, 3])));
         cases.push(empty(case("no axes", &[2, 3])).attr("noop_with_empty_axes", 1));
         if self.ints {
             cases.push(
                 Case::new(&format!("{} int64", self.name), &[])
-                    .arg(Arg::Fed(Array::from_vec(&[2, 3], vec![7, -3, 4, 0, 12, 5_i64]).unwrap_or_else(|_| Array::ints(&[1, 2])), DType::I64))
+                    .arg(Arg::Fed(
+                        Array::from_vec(&[2, 3], vec![7, -3, 4, 0, 12, 5_i64]).unwrap_or_else(|_| Array::ints(&[1, 2])),
+                        DType::I64,
+                    ))
                     .ints(&[1])
                     .no_gradient("integers"),
             );

@@ -37,8 +37,24 @@ macro_rules! f {
 
 type Functions = (fn(&[f32], f32, f32, &mut [f32]), fn(&[f64], f64, f64, &mut [f64]));
 
-const fn unary(name: &'static str, version: i64, code: u32, f: Functions, vjp: fn(&mut Vjp) -> Result<ValueId>) -> Unary {
-    Unary { name, version, code, f32: f.0, f64: f.1, params: &[], vjp, sampler: Sampler::within(-3.0, 3.0), tolerance: 1e-5 }
+const fn unary(
+    name: &'static str,
+    version: i64,
+    code: u32,
+    f: Functions,
+    vjp: fn(&mut Vjp) -> Result<ValueId>,
+) -> Unary {
+    Unary {
+        name,
+        version,
+        code,
+        f32: f.0,
+        f64: f.1,
+        params: &[],
+        vjp,
+        sampler: Sampler::within(-3.0, 3.0),
+        tolerance: 1e-5,
+    }
 }
 
 impl Unary {
@@ -76,7 +92,12 @@ fn kernel(n: &NodeView, code: u32, [a, b]: [f64; 2]) -> Result<Kernel> {
     }))
 }
 
-fn map(x: &Array, f32: fn(&[f32], f32, f32, &mut [f32]), f64: fn(&[f64], f64, f64, &mut [f64]), [a, b]: [f64; 2]) -> Result<Array> {
+fn map(
+    x: &Array,
+    f32: fn(&[f32], f32, f32, &mut [f32]),
+    f64: fn(&[f64], f64, f64, &mut [f64]),
+    [a, b]: [f64; 2],
+) -> Result<Array> {
     fn go<T: crate::tensor::Element>(x: &Array, f: impl Fn(&[T], &mut [T]) + Sync) -> Result<Array> {
         let x_ = x.slice::<T>()?;
         let mut y = vec![T::default(); x_.len()];
@@ -309,7 +330,14 @@ impl Op for Clip {
             Case::new("Clip none", &[&[4, 9]]).sampled(&s),
         ]
     }
-    fn import(&self, g: &mut Graph, opset: i64, inputs: &[Option<ValueId>], mut attrs: Attrs, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    fn import(
+        &self,
+        g: &mut Graph,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let mut inputs = inputs.to_vec();
         if opset < 11 {
             let dtype = inputs.first().copied().flatten().map_or(DType::F32, |x| g.dtype(x));

@@ -169,7 +169,8 @@ pub fn central_differences(op: &'static dyn Op, case: &Case) -> Result<(), Strin
             let analytic: f64 = grad.iter().zip(&d).map(|(g, d)| g * d).sum();
             // central differences err by step² and by rounding / step: 1e-6 leaves room for both
             let scale = analytic.abs().max(numeric.abs()).max(1.0);
-            if !((numeric - analytic).abs() <= 1e-6 * scale) {
+            let off = (numeric - analytic).abs();
+            if off.is_nan() || off > 1e-6 * scale {
                 return Err(format!("gradient of input slot {slot}: {analytic} analytic, {numeric} numeric"));
             }
         }
