@@ -179,7 +179,7 @@ fn every_element_type_is_exact_in_both_directions() {
         let m = read(&g, &ExportOptions::default());
         assert_eq!(m.graph.initializer[0].data_type, dtype.onnx());
         let Some(engine) = common::ort() else { return };
-        let got = run(&engine, &g, &[data.clone()]).unwrap();
+        let got = run(&engine, &g, std::slice::from_ref(&data)).unwrap();
         assert_eq!(got, [data.clone(), data], "{dtype}");
     }
 }
