@@ -94,7 +94,7 @@ impl Classifier {
     /// The model as a graph for so many samples (or as many as the model itself fixes).
     ///
     /// # Errors
-    /// As [`import`].
+    /// As [`import()`].
     pub fn bind(&self, batch: usize) -> Result<Imported> {
         let options = ImportOptions { batch, ..self.options.clone() };
         import(self.model.proto(), &|t| self.model.array(t), &options)
