@@ -185,6 +185,13 @@ impl Path {
             Self::Ratio { .. } => (1e-5f64.ln(), 100f64.ln()),
         }
     }
+    /// `t`, or the least change that is allowed where `t` would change too little.
+    fn capped(self, t: f64) -> f64 {
+        match self {
+            Self::Dampen => t.max(-MOST_ALPHA.ln()),
+            Self::Ratio { .. } => t,
+        }
+    }
     fn at(self, t: f64) -> Strength {
         match self {
             Self::Dampen => {
@@ -202,6 +209,10 @@ const STEPS: usize = 8;
 const LOST: f64 = 0.5;
 /// The retained inputs count as kept when their mean probability is at least this part of what it was.
 const KEPT: f64 = 0.8;
+
+/// The window of memorised codes can reach far beyond what data needs, as codes are lost only at strengths that barely
+/// touch the weights; α stays below this.
+const MOST_ALPHA: f64 = 15.0;
 
 /// Searches rule and strength, with 19 trials a path at most.
 ///
@@ -288,6 +299,7 @@ impl Line<'_, '_> {
             let t = f64::midpoint(strongest, above);
             if self.kept(t)? { strongest = t } else { above = t }
         }
-        Ok(Some(Place { t: f64::midpoint(weakest, strongest), is_window: true }))
+        let t = self.path.capped(f64::midpoint(weakest, strongest));
+        Ok(Some(Place { t, is_window: true }))
     }
 }
