@@ -42,6 +42,7 @@ fn f(v: f32) -> f32 {
         case 9u: { return clamp(a * v + b, 0.0, 1.0); }
         case 10u: { return v * clamp(v / 6.0 + 0.5, 0.0, 1.0); }
         case 11u: { return min(max(v, a), b); }
+        case 12u: { return max(v, 0.0) + log(1.0 + exp(-abs(v))); }
         default: { return v; }
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct New {
     #[command(flatten)]
     model: ModelArgs,
     /// The new file.
-    #[arg(short, long, value_name = "FILE.npz", default_value = "codes.npz")]
+    #[arg(short, value_name = "FILE.npz", default_value = "codes.npz")]
     o: PathBuf,
     /// Decides every element.
     #[arg(long, default_value_t = 0)]

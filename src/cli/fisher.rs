@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     inputs: PathBuf,
     /// The new file.
-    #[arg(short, long, value_name = "FILE.safetensors")]
+    #[arg(short, value_name = "FILE.safetensors")]
     o: PathBuf,
     /// A class to forget; may be given several times.
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',')]

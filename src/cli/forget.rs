@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     inputs: PathBuf,
     /// The new model.
-    #[arg(short, long, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
+    #[arg(short, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
     o: Option<PathBuf>,
     /// Change the model file itself.
     #[arg(long)]

@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// The new model.
-    #[arg(short, long, value_name = "FILE.onnx")]
+    #[arg(short, value_name = "FILE.onnx")]
     o: PathBuf,
     /// What the outputs hold.
     #[arg(long, value_enum, default_value_t)]

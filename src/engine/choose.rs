@@ -43,15 +43,19 @@ pub fn choose(choice: Choice, library: Option<PathBuf>) -> Result<Chosen> {
                 Err(e) => e,
             };
             match OrtEngine::new(library.as_deref()) {
-                Ok(e) => Ok(Chosen { engine: Box::new(e), why: format!("no GPU ({no_gpu}); ONNX Runtime was found") }),
+                Ok(e) => Ok(Chosen { engine: Box::new(e), why: format!("{}; ONNX Runtime was found", brief(&no_gpu)) }),
                 // a library that the user points at must not be passed over in silence
                 Err(e) if library.is_some() => Err(Error::invalid(e.to_string())),
-                Err(e) => {
-                    Ok(Chosen { engine: Box::new(Cpu), why: format!("no GPU ({no_gpu}); no ONNX Runtime ({e})") })
-                }
+                Err(e) => Ok(Chosen { engine: Box::new(Cpu), why: format!("{}; {}", brief(&no_gpu), brief(&e)) }),
             }
         }
     }
+}
+
+/// The head of a message: what is missing, without where it was looked for. Asking by name shows the rest.
+fn brief(e: &Error) -> String {
+    let message = e.to_string();
+    message.split([':', ';', '(']).next().unwrap_or(&message).trim().to_owned()
 }
 
 fn by_name(e: Error) -> Error {

@@ -250,6 +250,14 @@ static HARD_SIGMOID: Unary = unary("HardSigmoid", 6, 9, f!(|x, a, b| (a * x + b)
 .params(&[("alpha", 0.2), ("beta", 0.5)])
 .sampled(-6.0, 6.0, &[-2.5, 2.5, -1.0 / 1.4, 0.75 / 0.35]);
 
+static SOFTPLUS: Unary = unary("Softplus", 1, 12, f!(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()), |b| {
+    // dx = dy · sigmoid(x)
+    let (x, dy) = (b.x(0)?, b.dy()?);
+    let slope = b.op("Sigmoid", &[x])?;
+    b.mul(dy, slope)
+})
+.tolerance(2e-5); // GPUs approximate ln
+
 /// `factor · dy` where `low < v < high`, 0 elsewhere.
 fn inside(b: &mut Vjp, v: ValueId, dy: ValueId, low: f64, high: f64, factor: f64) -> Result<ValueId> {
     let (low, high) = (b.scalar_like(low, v), b.scalar_like(high, v));
@@ -353,4 +361,4 @@ impl Op for Clip {
 }
 
 pub(super) static OPS: &[&dyn Op] =
-    &[&RELU, &LEAKY_RELU, &SIGMOID, &TANH, &EXP, &LOG, &SQRT, &NEG, &ERF, &HARD_SIGMOID, &HARD_SWISH, &Clip];
+    &[&RELU, &LEAKY_RELU, &SIGMOID, &TANH, &EXP, &LOG, &SQRT, &NEG, &ERF, &HARD_SIGMOID, &HARD_SWISH, &SOFTPLUS, &Clip];
