@@ -3,8 +3,9 @@
     python3 tests/python/figures.py TOOL DATA [--models mlp,cnn,resnet] [--fixed] [-- FORGET FLAGS]
 
 TOOL is the built command, DATA a folder with the Fashion-MNIST test set. The strength is searched by `forget` itself,
-unless flags after `--` say otherwise. With --fixed a grid of given strengths is tried instead: the best on the 1,000
-images in fixtures/ is measured on DATA (labels choose the strength there, as no tool may; it shows what a rule can do).
+unless flags after `--` say otherwise. With --fixed a grid of given strengths is tried instead, the six best on the 1,000
+images in fixtures/ also on DATA, and the best of these is shown (labels choose here, as no tool may; it shows what a rule
+can do).
 Standard library only.
 """
 
@@ -15,7 +16,7 @@ import subprocess
 import tempfile
 
 FIXED = {
-    "dampen": [["--alpha", str(a), "--lambda", str(l)] for l in (1, 0.3, 0.01) for a in (1.5, 2.5, 4, 6, 9, 13, 20, 30, 50, 100)],
+    "dampen": [["--alpha", str(0.05 * 2**k), "--lambda", str(l)] for l in (1, 0.1, 0.01) for k in range(15)],
     "ratio": [["--lambda1", "1e30", "--lambda2", str(b)] for b in (0.03, 0.1, 0.3, 0.6, 1, 2, 4, 8, 16)]
     + [["--lambda1", str(a), "--lambda2", str(b)] for a in (3e-4, 1e-3, 3e-3, 1e-2) for b in (1, 3, 10, 30)],
 }
@@ -64,7 +65,13 @@ def main():
                         a_f, a_r = evaluate(out, c, small)
                         # lost first, then the retained accuracy
                         scores.append((a_f > 1, a_f if a_f > 1 else 0, -a_r, strength))
-                    flags = ["--rule", args.fixed, *min(scores)[3]]
+                    best = []
+                    for *_, strength in sorted(scores)[:6]:
+                        flags = ["--rule", args.fixed, *strength]
+                        forget(flags)
+                        a_f, a_r = evaluate(out, c, args.data)
+                        best.append((max(a_f - 1, 0), -a_r, flags))
+                    flags = min(best)[2]
                 before = evaluate(model, c, args.data)
                 report = forget(flags)
                 after = evaluate(out, c, args.data)
