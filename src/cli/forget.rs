@@ -58,7 +58,7 @@ pub(super) struct Args {
     /// Dampening: scale of what is left of a weight.
     #[arg(long, value_name = "V", requires = "alpha")]
     lambda: Option<f64>,
-    /// Decides the noise that the search adds to inputs, and which samples --limit keeps.
+    /// Decides which samples --limit keeps; the search itself draws nothing.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -112,7 +112,7 @@ impl Args {
         let data = self.scaling.load(&self.inputs, &classifier, self.seed)?;
         let chosen = self.engine.open()?;
         let engine = EngineReport::new(&chosen);
-        let request = Request { classes: self.classes.clone(), method, seed: self.seed };
+        let request = Request { classes: self.classes.clone(), method };
         let fisher = context.progress("fisher", data.len());
         let search = context.progress("search", 0);
         let outcome = forget::forget(&classifier, chosen.engine.as_ref(), &data, &request, &mut |stage| match stage {

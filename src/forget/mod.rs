@@ -23,8 +23,6 @@ pub struct Request {
     pub classes: Vec<usize>,
     /// How strength is found.
     pub method: Method,
-    /// Seed of the noise that the search adds to the inputs.
-    pub seed: u64,
 }
 
 /// Where the rule and its strengths come from.
