@@ -37,6 +37,11 @@ pub fn write_atomically<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) 
     Ok(value)
 }
 
+/// Whether two paths name one file: the same words, or the same place once links are resolved.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().ok().is_some_and(|a| b.canonicalize().ok() == Some(a))
+}
+
 /// Writes the given bytes as [`write_atomically`] does.
 ///
 /// # Errors

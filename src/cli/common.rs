@@ -4,6 +4,7 @@ use super::Context;
 use crate::classifier::{Classifier, ClassifierOptions};
 use crate::engine::choose::{Choice, Chosen, choose};
 use crate::error::{Error, Result};
+pub(super) use crate::files::same_file;
 use crate::inputs::{self, Expected, Labelled, Scaling, Split};
 use crate::report::{self, Progress};
 use crate::tensor::TensorType;
@@ -184,12 +185,4 @@ pub(super) fn check_target(path: &Path, read: &[&Path]) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// Whether two paths name one file.
-pub(super) fn same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    }
 }

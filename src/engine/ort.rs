@@ -46,7 +46,7 @@ impl OrtEngine {
         let wanted = search(library, |name| std::env::var_os(name));
         if let Some(engine) = &*loaded {
             return match wanted {
-                Search::Named(c) if !same_file(&c.path, &engine.library) => Err(Error::engine(format!(
+                Search::Named(c) if !crate::files::same_file(&c.path, &engine.library) => Err(Error::engine(format!(
                     "ONNX Runtime is already loaded from {}; a process cannot load {} as well",
                     engine.library.display(),
                     c.path.display()
@@ -66,10 +66,6 @@ impl OrtEngine {
     pub fn library(&self) -> &Path {
         &self.library
     }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    a == b || a.canonicalize().ok().is_some_and(|a| b.canonicalize().ok() == Some(a))
 }
 
 fn first_that_loads(candidates: &[Candidate]) -> Result<OrtEngine> {
