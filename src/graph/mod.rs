@@ -257,8 +257,11 @@ impl Graph {
         let place = |e: Error| {
             if e.kind() == Kind::NeedsSingles { e } else { e.at(format!("node '{name}' ({})", op.spec().name)) }
         };
-        let view = self.view(op, &name, inputs, &attrs, wanted);
         op.spec().check_arity(inputs, wanted).map_err(place)?;
+        if let Some(outputs) = op.expand(self, inputs, &attrs, wanted).map_err(place)? {
+            return Ok(outputs);
+        }
+        let view = self.view(op, &name, inputs, &attrs, wanted);
         let types = op.infer(&view).map_err(place)?;
         if types.len() < wanted.len() {
             return Err(place(Error::unsupported(format!(

@@ -2,12 +2,14 @@
 //! derivative, kernel and test cases. The table at the end of this file lists the families.
 
 mod cases;
+mod composite;
 mod copy;
 mod correlate;
 mod correlate_gpu;
 mod fold;
 mod kernel;
 pub(crate) mod linalg;
+mod pen;
 pub(crate) mod support;
 mod view;
 mod vjp;
@@ -15,9 +17,10 @@ mod window;
 
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
+pub use pen::Pen;
+pub(crate) use pen::{reduce_sum, reshape, transpose};
 pub use view::NodeView;
 pub use vjp::{Dx, Vjp};
-pub(crate) use vjp::{reduce_sum, reshape, transpose};
 
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Attrs, Batch, Graph, OPSET, ValueId};
@@ -81,6 +84,21 @@ impl Spec {
 pub trait Op: Sync {
     /// Name, versions and arity.
     fn spec(&self) -> Spec;
+    /// For ops that are made of others (see `composite.rs`): pushes those and returns the outputs. The graph then
+    /// never holds this op, and nothing else of this trait but `spec`, `import` and `cases` is asked.
+    ///
+    /// # Errors
+    /// As [`Graph::push_multi`].
+    fn expand(
+        &'static self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        wanted: &[bool],
+    ) -> Result<Option<Vec<Option<ValueId>>>> {
+        let _ = (g, inputs, attrs, wanted);
+        Ok(None)
+    }
     /// Type of every output that the op can have for this node, in ONNX order.
     ///
     /// # Errors
@@ -201,4 +219,5 @@ macro_rules! families {
 families! {
     unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm
     batch_norm softmax reduce arg squares gather scatter variadic lrn
+    activation
 }
