@@ -5,7 +5,7 @@ use crate::autodiff::head::{Head, find_head};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Graph;
-use crate::inputs::Labelled;
+use crate::inputs::{Labelled, embedding};
 use crate::onnx::{ImportOptions, Imported, Model, import};
 use crate::tensor::{Array, DType, TensorType};
 use std::collections::BTreeMap;
@@ -19,6 +19,8 @@ pub struct Classifier {
     classes: usize,
     input: TensorType,
     extra: BTreeMap<String, TensorType>,
+    /// Range of the embedding's elements, where the embedding's output is the first input.
+    embedding: Option<(f64, f64)>,
 }
 
 /// How a classifier is read.
@@ -58,17 +60,35 @@ impl Classifier {
             classes: 0,
             input: TensorType::new(DType::F32, []),
             extra: BTreeMap::new(),
+            embedding: None,
         };
         let bound = this.bind(1)?;
-        let g = &bound.graph;
-        this.classes = this.head(g)?.classes;
+        this.describe(&bound.graph)?;
+        Ok(this)
+    }
+
+    /// The same classifier from the output of its embedding on, which becomes its first input: for models of
+    /// integers, whose inputs no gradient reaches.
+    ///
+    /// # Errors
+    /// When the first input is read by anything but one embedding, naming the node.
+    pub fn from_embedding(mut self) -> Result<Self> {
+        let cut = embedding::cut(&self.bind(1)?)?;
+        self.embedding = Some(cut.range);
+        self.describe(&cut.imported.graph)?;
+        Ok(self)
+    }
+
+    /// Reads classes and inputs off a graph of this classifier.
+    fn describe(&mut self, g: &Graph) -> Result<()> {
+        self.classes = self.head(g)?.classes;
         let first = g.inputs.first().copied().ok_or_else(|| Error::unsupported("the model has no input"))?;
-        this.input = g.value(first).ty.clone();
+        self.input = g.value(first).ty.clone();
         for &id in g.inputs.iter().skip(1) {
             let ty = &g.value(id).ty;
-            this.extra.insert(g.label(id), TensorType::new(ty.dtype, ty.shape.get(1..).unwrap_or(&[])));
+            self.extra.insert(g.label(id), TensorType::new(ty.dtype, ty.shape.get(1..).unwrap_or(&[])));
         }
-        Ok(this)
+        Ok(())
     }
 
     /// The model file.
@@ -91,13 +111,18 @@ impl Classifier {
     pub fn extra_inputs(&self) -> BTreeMap<String, TensorType> {
         self.extra.clone()
     }
+    /// Two deviations around the mean of the embedding's elements, if the embedding's output is the first input.
+    pub fn embedding_range(&self) -> Option<(f64, f64)> {
+        self.embedding
+    }
     /// The model as a graph for so many samples (or as many as the model itself fixes).
     ///
     /// # Errors
-    /// As [`import()`].
+    /// As [`import()`], and as [`Classifier::from_embedding`].
     pub fn bind(&self, batch: usize) -> Result<Imported> {
         let options = ImportOptions { batch, ..self.options.clone() };
-        import(self.model.proto(), &|t| self.model.array(t), &options)
+        let whole = import(self.model.proto(), &|t| self.model.array(t), &options)?;
+        if self.embedding.is_some() { Ok(embedding::cut(&whole)?.imported) } else { Ok(whole) }
     }
     /// The classifier's head in one of its graphs.
     ///
