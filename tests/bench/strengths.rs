@@ -1,9 +1,8 @@
 //! What every strength does, as the inputs see it and as test images see it: one JSON line for each (class, scope, λ, α).
 //! The study in docs/benchmarks.md reads these lines; nothing of this is used by the tool.
 //!
-//!     cargo bench --bench strengths -- MODEL INPUTS.npz|synthesise:K:SEED TEST LIMIT [CLASS,...]
+//!     cargo bench --bench strengths -- MODEL INPUTS.npz|synthesise:K:SEED[+...] TEST LIMIT [CLASS,...]
 
-use onnx_unlearn::Result;
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights};
 use onnx_unlearn::engine::Engine;
 use onnx_unlearn::engine::choose::{Choice, choose};
@@ -14,6 +13,7 @@ use onnx_unlearn::forget::{Rule, Strength};
 use onnx_unlearn::inputs::synthesis::{self, synthesise};
 use onnx_unlearn::inputs::{self, Expected, Labelled};
 use onnx_unlearn::tensor::TensorType;
+use onnx_unlearn::{Error, Result};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [model, source, test, limit, rest @ ..] = &args[..] else {
         // `cargo test --benches` runs every bench without arguments
-        println!("usage: MODEL INPUTS.npz|synthesise:K:SEED TEST LIMIT [CLASS,...]");
+        println!("usage: MODEL INPUTS.npz|synthesise:K:SEED[+...] TEST LIMIT [CLASS,...]");
         return Ok(());
     };
     let c = Classifier::open(Path::new(model), ClassifierOptions::default())?;
@@ -44,13 +44,23 @@ fn expected(c: &Classifier) -> Expected {
     Expected { sample, classes: c.classes(), extra: c.extra_inputs() }
 }
 
-/// Inputs for the Fisher, and others that are held out (the same where there are no others).
+/// Inputs for the Fisher, and synthesised ones that are held out of it.
 fn labelled(c: &Classifier, engine: &dyn Engine, source: &str) -> Result<(Labelled, Labelled)> {
-    let Some(rest) = source.strip_prefix("synthesise:") else {
-        let data = inputs::load(Path::new(source), &expected(c), &inputs::Options::default())?;
-        return Ok((data.clone(), data));
-    };
-    let numbers: Vec<f64> = rest.split(':').map(|v| v.parse().unwrap_or(0.0)).collect();
+    let mut all: Option<Labelled> = None;
+    for part in source.split('+') {
+        let data = match part.strip_prefix("synthesise:") {
+            Some(numbers) => made(c, engine, numbers)?,
+            None => inputs::load(Path::new(part), &expected(c), &inputs::Options::default())?,
+        };
+        all = Some(all.map_or(Ok(data.clone()), |a| a.concat(&data))?);
+    }
+    let all = all.ok_or_else(|| Error::invalid("no inputs"))?;
+    Ok((all, made(c, engine, "4:1000")?))
+}
+
+/// Numbers: a class, seed, τ, steps, rate; what is left out is as usual.
+fn made(c: &Classifier, engine: &dyn Engine, numbers: &str) -> Result<Labelled> {
+    let numbers: Vec<f64> = numbers.split(':').map(|v| v.parse().unwrap_or(0.0)).collect();
     let at = |i: usize, default: f64| numbers.get(i).copied().unwrap_or(default);
     let usual = synthesis::Options::default();
     let options = synthesis::Options {
@@ -63,8 +73,7 @@ fn labelled(c: &Classifier, engine: &dyn Engine, source: &str) -> Result<(Labell
     };
     let made = synthesise(c, engine, &options, &mut |_, _| ())?;
     eprintln!("{} of {} reached, range {:?} ({})", made.reached, made.inputs.len(), made.range, made.range_reason);
-    let other = synthesis::Options { seed: options.seed + 1000, range: Some(made.range), per_class: 4, ..options };
-    Ok((made.inputs, synthesise(c, engine, &other, &mut |_, _| ())?.inputs))
+    Ok(made.inputs)
 }
 
 fn study(
@@ -85,7 +94,7 @@ fn study(
     for (what, set) in [("inputs", data), ("held", held), ("test", test)] {
         before[what] = stats(&answerer.answer(&old, &old, set, &mut |_| ())?, &set.y, forgotten);
     }
-    for scope in ["body", "all"] {
+    for scope in ["all"] {
         let keep: Vec<usize> =
             (0..fisher.names.len()).filter(|&i| scope == "all" || !head.contains(&fisher.names[i])).collect();
         let basis = Basis {
@@ -94,9 +103,9 @@ fn study(
             f_r: keep.iter().map(|&i| f_r[i].clone()).collect(),
         };
         let mut rewriter = Rewriter::new(engine, Rule::Dampen, &old, &basis)?;
-        for below in [1.0, 0.1] {
+        for below in [1.0] {
             for k in 0..14 {
-                let alpha = 200.0 * 0.5f64.powi(k);
+                let alpha = 100.0 * 0.6f64.powi(k);
                 let lambda = below * alpha.min(1.0);
                 let weights = rewriter.apply(&Strength::Dampen { alpha, lambda })?;
                 let mut line = json!({"model": model, "classes": forgotten, "scope": scope, "below": below, "alpha": alpha, "before": before});
