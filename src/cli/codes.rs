@@ -241,6 +241,7 @@ impl Synthesize {
         check_target(&self.o, &[&self.model.model])?;
         let classifier = self.model.open()?;
         let chosen = self.engine.open()?;
+        let classifier = classifier.on(chosen.engine.as_ref())?;
         let (made, inputs) = self.how.make(&classifier, chosen.engine.as_ref(), self.seed, context)?;
         npz::save(&self.o, &made.inputs)?;
         let report = SynthesisReport {

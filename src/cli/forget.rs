@@ -1,7 +1,7 @@
 //! `forget`: the main job.
 
 use super::codes::{Made, SynthesisArgs};
-use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, same_file};
+use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
 use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
@@ -117,12 +117,11 @@ impl Args {
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
-        let mut classifier = self.model.open()?;
-        if self.inputs.is_none() && classifier.input().dtype.is_int() {
-            classifier = classifier.from_embedding()?;
-        }
+        let classifier = self.classifier()?;
+        classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
         forget::check_range(&self.classes, classifier.classes())?;
         let chosen = self.engine.open()?;
+        let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let engine = EngineReport::new(&chosen);
         let request = Request { classes: self.classes.clone(), method };
@@ -150,6 +149,18 @@ impl Args {
         let report = self.report(target, engine, made, outcome, &data.y, start.elapsed().as_secs_f64());
         context.print(&report, || text(&report))?;
         Ok(Status::Done)
+    }
+
+    /// The model, from its embedding on where inputs are to be made and it takes integers.
+    fn classifier(&self) -> Result<Classifier> {
+        match &self.inputs {
+            Some(path) => self.model.open_for(path, &self.scaling),
+            None => {
+                let classifier = self.model.open()?;
+                let of_integers = classifier.input().dtype.is_int();
+                if of_integers { classifier.from_embedding() } else { Ok(classifier) }
+            }
+        }
     }
 
     /// The labelled inputs that are given, or made, and what is to be said of the latter.

@@ -2,7 +2,7 @@
 
 use crate::autodiff::gradient::{cross_entropy, free_name};
 use crate::autodiff::{Samples, backward};
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, placed};
 use crate::each_type;
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
@@ -37,6 +37,10 @@ pub(super) struct Descent {
     extra: Vec<Array>,
     x: TensorType,
     batch: usize,
+    /// Brings the samples of the model's input to its first axis.
+    to_front: Vec<usize>,
+    /// And back.
+    to_place: Vec<usize>,
 }
 
 /// Inputs after the last step, and the cross-entropy of each before it.
@@ -65,11 +69,16 @@ impl Descent {
             return Err(Error::unsupported(format!("input '{name}' is {ty}: only floats can be found by descent")));
         }
         let n = g.batch;
+        let axis = match g.value(x).batch {
+            Batch::Axis { axis, .. } => axis,
+            _ => 0,
+        };
+        let (to_front, to_place) = moves(axis, ty.shape.len());
         let named = |id: &ValueId| {
             let name = g.label(*id);
             let one =
                 extra.get(&name).ok_or_else(|| Error::internal(format!("input '{name}' has no neutral value")))?;
-            repeated(one, n)
+            placed(&repeated(one, n)?, &g, *id)
         };
         let extra = g.inputs[1..].iter().map(named).collect::<Result<_>>()?;
         let head = classifier.head(&g)?;
@@ -86,7 +95,9 @@ impl Descent {
         let [rate, tau, lo, hi] = ["rate", "tau", "lo", "hi"].map(|s| feed(&mut g, s, scalar.clone()));
         let entropy = cross_entropy(&mut g, &head, labels)?;
         let mut seeds = vec![(entropy.logits, entropy.slope)];
-        seeds.extend(total_variation(&mut g, x)?.map(|tv| (tv, tau)));
+        if axis == 0 {
+            seeds.extend(total_variation(&mut g, x)?.map(|tv| (tv, tau)));
+        }
         let slope = backward(&mut g, &seeds, &[x], Samples::Summed)?.pop().flatten();
         let slope = slope.ok_or_else(|| Error::unsupported(format!("the answer does not depend on '{name}'")))?;
         g.set_scope("step");
@@ -96,7 +107,7 @@ impl Descent {
         let x = g.push("Min", &[x, hi], Attrs::new())?;
         g.outputs = vec![x, moved.m, moved.v, entropy.losses];
         passes::prune(&mut g);
-        Ok(Self { session: engine.prepare(&g)?, extra, x: ty, batch: n })
+        Ok(Self { session: engine.prepare(&g)?, extra, x: ty, batch: n, to_front, to_place })
     }
 
     /// Samples a run takes.
@@ -104,7 +115,7 @@ impl Descent {
         self.batch
     }
 
-    /// Goes down from `x` for these classes, one of each sample. `tick` is called after every step.
+    /// Goes down from `x`, samples first, for these classes, one of each sample. `tick` is called after every step.
     ///
     /// # Errors
     /// When the engine fails, or an element is not finite.
@@ -121,7 +132,7 @@ impl Descent {
         let scalar = |v: f64| Tensor::Host(Array::full_float(float, &[], v));
         let zeros = || Tensor::Host(Array::full_float(float, &self.x.shape, 0.0));
         let labels: Vec<i64> = classes.iter().map(|&c| i64::try_from(c).unwrap_or(i64::MAX)).collect();
-        let mut state = vec![Tensor::Host(x), zeros(), zeros()];
+        let mut state = vec![Tensor::Host(x.transposed(&self.to_place)), zeros(), zeros()];
         let mut losses = None;
         for step in 1..=course.steps {
             let t = i32::try_from(step).unwrap_or(i32::MAX);
@@ -137,13 +148,22 @@ impl Descent {
             state = out;
             tick();
         }
-        let x = state.swap_remove(0).to_array()?;
+        let x = state.swap_remove(0).to_array()?.transposed(&self.to_front);
         let losses = losses.map_or(Ok(Vec::new()), |l| l.to_array().map(|a| a.to_f64()))?;
         if !x.is_finite() || !losses.iter().all(|l| l.is_finite()) {
             return Err(Error::invalid(format!("descent from {lo} to {hi} ends in numbers that are not finite")));
         }
         Ok(Arrived { x, losses })
     }
+}
+
+/// The order of axes that brings `axis` to the front, and the one that brings it back.
+fn moves(axis: usize, rank: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut to_front: Vec<usize> = (0..rank).filter(|&a| a != axis).collect();
+    to_front.insert(0, axis);
+    let mut to_place: Vec<usize> = (1..rank).collect();
+    to_place.insert(axis, 0);
+    (to_front, to_place)
 }
 
 /// `n` copies of one sample.
@@ -227,6 +247,12 @@ mod tests {
         assert_eq!(image_axes(&[2, 784]), [0; 0]);
         assert_eq!(image_axes(&[2, 8, 1, 1]), [0; 0]);
         assert_eq!(image_axes(&[2, 16, 32]), [0; 0]);
+    }
+
+    #[test]
+    fn moves_undo_each_other() {
+        assert_eq!(moves(0, 3), (vec![0, 1, 2], vec![0, 1, 2]));
+        assert_eq!(moves(2, 4), (vec![2, 0, 1, 3], vec![1, 2, 0, 3]));
     }
 
     /// Value and gradient against the definition, on a batch of two.

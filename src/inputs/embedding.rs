@@ -48,7 +48,8 @@ pub(crate) fn cut(from: &Imported) -> Result<Cut> {
         to.outputs.push(new);
     }
     to.set_scope("");
-    Ok(Cut { imported: Imported { graph: to, weights, batch_is_fixed: from.batch_is_fixed }, range: spread(g, table) })
+    let masks = from.masks.iter().filter_map(|id| map.get(id).copied()).collect();
+    Ok(Cut { imported: Imported { graph: to, weights, masks, ..from.clone() }, range: spread(g, table) })
 }
 
 fn refusal(g: &Graph, x: ValueId, why: &str) -> Error {

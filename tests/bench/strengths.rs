@@ -11,8 +11,7 @@ use onnx_unlearn::forget::answers::{Answerer, Answers};
 use onnx_unlearn::forget::rewrite::{Basis, Rewriter};
 use onnx_unlearn::forget::{Rule, Strength};
 use onnx_unlearn::inputs::synthesis::{self, synthesise};
-use onnx_unlearn::inputs::{self, Expected, Labelled};
-use onnx_unlearn::tensor::TensorType;
+use onnx_unlearn::inputs::{self, Labelled};
 use onnx_unlearn::{Error, Result};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -28,7 +27,7 @@ fn main() -> Result<()> {
     let engine = choose(Choice::Auto, None)?.engine;
     let (data, held) = labelled(&c, &*engine, source)?;
     let options = inputs::Options { limit: limit.parse().ok(), ..inputs::Options::default() };
-    let test = inputs::load(Path::new(test), &expected(&c), &options)?;
+    let test = inputs::load(Path::new(test), &c.expected(), &options)?;
     let forgotten: Vec<Vec<usize>> = match rest {
         [list, ..] => list.split(',').map(|s| s.split('+').filter_map(|c| c.parse().ok()).collect()).collect(),
         [] => (0..c.classes()).map(|c| vec![c]).collect(),
@@ -39,18 +38,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn expected(c: &Classifier) -> Expected {
-    let sample = TensorType::new(c.input().dtype, c.sample_shape());
-    Expected { sample, classes: c.classes(), extra: c.extra_inputs() }
-}
-
 /// Inputs for the Fisher, and synthesised ones that are held out of it.
 fn labelled(c: &Classifier, engine: &dyn Engine, source: &str) -> Result<(Labelled, Labelled)> {
     let mut all: Option<Labelled> = None;
     for part in source.split('+') {
         let data = match part.strip_prefix("synthesise:") {
             Some(numbers) => made(c, engine, numbers)?,
-            None => inputs::load(Path::new(part), &expected(c), &inputs::Options::default())?,
+            None => inputs::load(Path::new(part), &c.expected(), &inputs::Options::default())?,
         };
         all = Some(all.map_or(Ok(data.clone()), |a| a.concat(&data))?);
     }
