@@ -10,7 +10,8 @@ use crate::tensor::{Array, DType, Element, TensorType};
 /// The word that stands for the only element of `v` on a GPU.
 pub(super) fn word(v: &Array) -> u32 {
     match v {
-        Array::I64(v) => v.first().map_or(0, |&v| v as i32 as u32),
+        // cut to what integers are on a GPU
+        Array::I64(v) => v.first().map_or(0, |&v| v.clamp(i32::MIN.into(), i32::MAX.into()) as i32 as u32),
         Array::Bool(v) => v.first().map_or(0, |&v| u32::from(v)),
         v => v.to_f64().first().map_or(0, |&v| (v as f32).to_bits()),
     }
