@@ -157,6 +157,19 @@ impl Op for Cast {
             fixed("bool to int", bools, DType::Bool, DType::I64),
         ]
     }
+    fn import(
+        &self,
+        g: &mut Graph,
+        _: i64,
+        inputs: &[Option<ValueId>],
+        mut attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
+        // newer than our operator set, and about types of eight bits that a graph does not have
+        attrs.take("saturate");
+        attrs.take("round_mode");
+        g.push_multi(&Cast, inputs, attrs, wanted)
+    }
     fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, _: usize) -> Result<Option<ValueId>> {
         g.push_some("Cast", inputs, attrs.clone()).map(Some)
     }

@@ -10,6 +10,7 @@ use onnx_unlearn::onnx::proto::{
 use onnx_unlearn::onnx::{ImportOptions, Imported, import, tensor_to_array};
 use onnx_unlearn::tensor::{Array, DType};
 use onnx_unlearn::{Error, Kind, Result};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// ONNX's codes of the two half precisions, which are computed in float32.
@@ -117,7 +118,7 @@ fn bind_with(
     let graph = model.graph.as_deref_mut().ok_or_else(|| Error::format("the model holds no graph"))?;
     let mut options = ImportOptions { float, ..ImportOptions::default() };
     let (mut feeds, mut left) = (Vec::new(), Vec::new());
-    for (i, info) in std::mem::take(&mut graph.input).into_iter().enumerate() {
+    for (i, mut info) in std::mem::take(&mut graph.input).into_iter().enumerate() {
         let Some(tensor) = inputs.get(i) else {
             left.push(info);
             continue;
@@ -127,30 +128,37 @@ fn bind_with(
             continue;
         }
         let (array, _) = tensor_to_array(tensor)?;
-        // extents of 0 are open in a model; this is what they are here
-        if let Some((&batch, sample)) = array.shape().split_first() {
-            if feeds.is_empty() {
-                options.batch = batch;
-            }
-            options.samples.insert(info.name().to_owned(), sample.to_vec());
+        if feeds.is_empty() {
+            options.batch = array.shape().first().copied().unwrap_or(1);
         }
+        // some declare another shape than they are fed
+        let ty = type_of(tensor.data_type(), array.shape(), info.name(), &mut options.dims);
+        info.r#type = Some(ty);
         feeds.push(array.to_float(float));
         left.push(info);
     }
     // a model without any input would be refused
     if left.is_empty() {
         feeds.push(Array::full_float(float, &[1], 0.0));
-        left.push(one_float("unused by the test"));
+        let name = "unused by the test";
+        let ty = type_of(DType::F32.onnx(), &[1], name, &mut options.dims);
+        left.push(ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() });
     }
     graph.input = left;
     Ok((import(&model, &tensor_to_array, &options)?, feeds))
 }
 
-/// A graph input of one float.
-fn one_float(name: &str) -> ValueInfoProto {
-    let extent = dimension::Value::DimValue(1);
-    let shape = TensorShapeProto { dim: vec![Dimension { value: Some(extent), ..Dimension::default() }] };
-    let tensor = type_proto::Tensor { elem_type: Some(DType::F32.onnx()), shape: Some(shape) };
-    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(ty), ..ValueInfoProto::default() }
+/// The type of a tensor. An extent of 0 would be an open one: it gets a name, which `dims` binds.
+fn type_of(elem_type: i32, shape: &[usize], input: &str, dims: &mut BTreeMap<String, usize>) -> TypeProto {
+    let mut extent = |(axis, &d): (usize, &usize)| match d {
+        0 => {
+            let name = format!("{input} {axis}");
+            dims.insert(name.clone(), 0);
+            dimension::Value::DimParam(name)
+        }
+        _ => dimension::Value::DimValue(i64::try_from(d).unwrap()),
+    };
+    let dim = shape.iter().enumerate().map(|d| Dimension { value: Some(extent(d)), ..Dimension::default() }).collect();
+    let tensor = type_proto::Tensor { elem_type: Some(elem_type), shape: Some(TensorShapeProto { dim }) };
+    TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }
 }
