@@ -18,7 +18,7 @@ pub(super) fn inside(b: &mut Vjp, v: ValueId, dy: ValueId, low: f64, high: f64, 
     b.choose(mask, scaled, zero)
 }
 
-static HARD_SIGMOID: Unary = unary("HardSigmoid", 6, 9, f!(|x, a, b| (a * x + b).clamp(0.0, 1.0)), |b| {
+static HARD_SIGMOID: Unary = unary("HardSigmoid", 22, 9, f!(|x, a, b| (a * x + b).clamp(0.0, 1.0)), |b| {
     // dx = alpha · dy where 0 < y < 1
     let alpha = b.view().float("alpha", 0.2)?;
     let (y, dy) = (b.y(0)?, b.dy()?);
@@ -27,7 +27,7 @@ static HARD_SIGMOID: Unary = unary("HardSigmoid", 6, 9, f!(|x, a, b| (a * x + b)
 .params(&[("alpha", 0.2), ("beta", 0.5)])
 .sampled(-6.0, 6.0, &[-2.5, 2.5, -1.0 / 1.4, 0.75 / 0.35]);
 
-static SOFTPLUS: Unary = unary("Softplus", 1, 12, f!(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()), |b| {
+static SOFTPLUS: Unary = unary("Softplus", 22, 12, f!(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()), |b| {
     // dx = dy · sigmoid(x)
     let (x, dy) = (b.x(0)?, b.dy()?);
     let slope = b.op("Sigmoid", &[x])?;
@@ -35,7 +35,7 @@ static SOFTPLUS: Unary = unary("Softplus", 1, 12, f!(|x| x.max(0.0) + (-x.abs())
 })
 .tolerance(2e-5); // GPUs approximate ln
 
-static HARD_SWISH: Unary = unary("HardSwish", 14, 10, f!(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)), |b| {
+static HARD_SWISH: Unary = unary("HardSwish", 22, 10, f!(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)), |b| {
     // dx = dy · (x/3 + 1/2) where −3 < x < 3, dy where x ≥ 3, 0 where x ≤ −3
     let (x, dy) = (b.x(0)?, b.dy()?);
     let third = b.scale(x, 1.0 / 3.0)?;

@@ -188,6 +188,15 @@ impl Op for Binary {
                 .arg(ints(&[3], vec![7, -2, 3], DType::I64))
                 .no_gradient("integers"),
         );
+        if self.name == "Equal" {
+            let bools = |v: [bool; 4]| Arg::Fed(Array::new(ndarray::arr1(&v).into_dyn()), DType::Bool);
+            cases.push(
+                Case::new("Equal bool", &[])
+                    .arg(bools([true, true, false, false]))
+                    .arg(bools([true, false, true, false]))
+                    .no_gradient("logic"),
+            );
+        }
         if self.name != "Pow" {
             cases.push(
                 Case::new(&format!("{} uint8", self.name), &[])
@@ -406,6 +415,12 @@ impl Op for Where {
                 .arg(c(&[3, 4]))
                 .arg(Arg::Float(vec![3, 4], s()))
                 .arg(Arg::Float(vec![3, 4], s())),
+            Case::new("Where int32", &[])
+                .arg(c(&[4]))
+                .arg(Arg::Fed(Array::ints(&[1, -2, 3, 4]), DType::I32))
+                .arg(Arg::Fed(Array::ints(&[-9]), DType::I32))
+                .no_gradient("integers"),
+            Case::new("Where bool", &[]).arg(c(&[3, 4])).arg(c(&[4])).arg(c(&[3, 1])).no_gradient("logic"),
             Case::new("Where broadcast", &[])
                 .arg(c(&[4, 1]))
                 .arg(Arg::Float(vec![2, 1, 3], s()))

@@ -269,7 +269,7 @@ struct Identity;
 
 impl Op for Identity {
     fn spec(&self) -> Spec {
-        Spec::new("Identity", 21, (1, 1))
+        Spec::new("Identity", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![n.ty(0)?.clone()])
@@ -322,7 +322,7 @@ impl Transpose {
 
 impl Op for Transpose {
     fn spec(&self) -> Spec {
-        Spec::new("Transpose", 21, (1, 1))
+        Spec::new("Transpose", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![TensorType::new(n.dtype(0)?, Self::copy(n)?.1)])

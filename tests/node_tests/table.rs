@@ -93,6 +93,13 @@ fn wrapped(items: &[String]) -> String {
     out + &line + "\n"
 }
 
+/// Ops that an operator set changed after the version that we know.
+pub fn lagging(package: &Package) -> Vec<String> {
+    let ours = ops::table().filter(|op| op.spec().domain.is_empty());
+    let lag = ours.filter(|op| opsets(package, *op)[1] < package.newest);
+    lag.map(|op| format!("{} {}", op.spec().name, op.spec().version)).collect()
+}
+
 /// From the first version of an op to the last before one that we do not know.
 fn opsets(package: &Package, op: &dyn Op) -> [i64; 2] {
     let spec = op.spec();
