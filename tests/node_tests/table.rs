@@ -22,7 +22,7 @@ $ ONNX_UNLEARN_WRITE_DOCS=1 cargo test --test node_tests
 - *opsets*: the operator sets whose form of the op is read. Older forms are brought to the newest one on import.
 - *forward*: `kernel`: has a kernel of its own; `parts`: is made of other ops when a model is read; `constant`: is
   computed when a model is read, since what it gives follows from shapes and constants.
-- *gradient*: `checked`: held against central differences in float64 on every case that has one; else why there is none.
+- *gradient*: `checked`: held against central differences in float64 on every case that has one.
 - *engines*: those that run every case of the op (`cargo test --test ops` compares them).
 - *cases*: shapes, attributes and types that the op brings along as tests.
 - *node tests*: how many of the backend node tests of the Python package onnx 1.22.0 that need this op, and no op that
@@ -118,13 +118,16 @@ fn forward(name: &str, graphs: &[Graph]) -> &'static str {
     }
 }
 
-fn gradient(op: &dyn Op) -> &'static str {
+fn gradient(op: &dyn Op) -> String {
     let reason = |c: &ops::Case| match c.gradient {
         Gradient::Checked => None,
         Gradient::None(why) => Some(why),
     };
     let reasons: Vec<Option<&str>> = op.cases().iter().map(reason).collect();
-    if reasons.contains(&None) { "checked" } else { reasons.into_iter().flatten().next().unwrap_or("checked") }
+    match reasons.iter().min() {
+        Some(Some(why)) => format!("none: {why}"),
+        _ => "checked".to_owned(),
+    }
 }
 
 /// `passed on cpu / wgpu / ort of all`
