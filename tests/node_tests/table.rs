@@ -47,8 +47,8 @@ pub fn write(
     for op in all {
         let (name, cases) = (op.spec().name, op.cases());
         let graphs: Vec<Graph> = cases.iter().map(|c| common::build(op, c, DType::F32).unwrap().graph).collect();
-        let runs = |e: &&Box<dyn Engine>| graphs.iter().all(|g| e.prepare(g).is_ok());
-        let able: Vec<&str> = engines.iter().filter(runs).map(|e| e.name()).collect();
+        let runs = |e: &dyn Engine| graphs.iter().all(|g| e.prepare(g).is_ok());
+        let able: Vec<&str> = engines.iter().filter(|e| runs(e.as_ref())).map(|e| e.name()).collect();
         let [from, to] = opsets(package, op);
         let _ = writeln!(
             out,
