@@ -95,7 +95,8 @@ impl Model {
                 }
             })
             .collect();
-        let mut out = common::run(engine, graph, &feeds).unwrap_or_else(|e| panic!("{} {}: {e:?}", self.name, engine.name()));
+        let mut out =
+            common::run(engine, graph, &feeds).unwrap_or_else(|e| panic!("{} {}: {e:?}", self.name, engine.name()));
         (out.remove(0).to_f64().iter().sum(), out)
     }
 

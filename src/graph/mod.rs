@@ -8,6 +8,7 @@
 mod attrs;
 pub mod batch;
 pub mod passes;
+mod regroup;
 
 pub use attrs::{Attr, Attrs};
 pub use batch::Batch;
@@ -302,6 +303,12 @@ impl Graph {
         } else {
             op.batch(&view, &from, self.batch, &types)
         };
+        if self.batch > 1 && from.first() == Some(&Batch::Lost) && wanted == [true] {
+            let shape = types.first().map(|t| t.shape.clone()).unwrap_or_default();
+            if let Some(y) = self.regrouped(op, inputs, &attrs, &shape)? {
+                return Ok(vec![Some(y)]);
+            }
+        }
         let node = self.nodes.len();
         let outputs: Vec<Option<ValueId>> = types
             .into_iter()
