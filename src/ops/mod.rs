@@ -11,6 +11,7 @@ mod kernel;
 pub(crate) mod linalg;
 mod pen;
 mod pen_layout;
+mod recurrent;
 pub(crate) mod support;
 mod view;
 mod vjp;
@@ -220,5 +221,5 @@ macro_rules! families {
 families! {
     unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm
     batch_norm softmax reduce arg squares gather scatter variadic lrn
-    activation einsum
+    activation einsum lp loss unpool cells
 }

@@ -5,7 +5,7 @@ use super::correlate_gpu::window_params;
 use super::linalg::Real;
 use super::support::{float_type, given};
 use super::window::{Window, kernel_shape, sized};
-use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, find, grid_1d, reshape};
+use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Pen, Sampler, Spec, Step, Vjp, find, grid_1d, reshape};
 use crate::each_type;
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, OPSET, ValueId, batch};
@@ -82,17 +82,63 @@ fn max<T: Element>(w: &Window, x: &[T]) -> (Vec<T>, Vec<i64>) {
 /// `y = max` over a window; output 1 is the place of the maximum in the flattened x.
 struct MaxPool;
 
+/// Places counted with the first spatial axis running fastest, from those counted with the last one running fastest,
+/// plane by plane.
+fn column_major(p: &mut Pen, at: ValueId, spatial: &[usize]) -> Result<ValueId> {
+    let mut rest = at;
+    let mut sum: Option<ValueId> = None;
+    // the step of an axis is the product of the extents before it
+    for (i, &extent) in spatial.iter().enumerate().rev() {
+        let size = p.number_like(extent as i64, at);
+        let outer = p.div(rest, size)?;
+        let whole = p.mul(outer, size)?;
+        let along = p.sub(rest, whole)?;
+        let step = p.number_like(spatial[..i].iter().product::<usize>() as i64, at);
+        let moved = p.mul(along, step)?;
+        sum = Some(match sum {
+            Some(sum) => p.add(sum, moved)?,
+            None => moved,
+        });
+        rest = outer;
+    }
+    let plane = p.number_like(spatial.iter().product::<usize>() as i64, at);
+    let first = p.mul(rest, plane)?;
+    match sum {
+        Some(sum) => p.add(sum, first),
+        None => Ok(first),
+    }
+}
+
 impl Op for MaxPool {
     fn spec(&self) -> Spec {
         Spec::new("MaxPool", 22, (1, 1)).outputs(1, 2)
     }
+    fn expand(
+        &'static self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        wanted: &[bool],
+    ) -> Result<Option<Vec<Option<ValueId>>>> {
+        let n = g.view(self, "", inputs, attrs, wanted);
+        match n.int("storage_order", 0)? {
+            0 => return Ok(None),
+            1 => {}
+            order => return Err(n.unsupported("storage_order", order)),
+        }
+        // the gradient asks for row-major places, so that the node counts like that; only what the model sees differs
+        let spatial = planes(n.shape(0)?)?.2.to_vec();
+        let mut plain = attrs.clone();
+        plain.take("storage_order");
+        let mut out = g.push_multi(self, inputs, plain, wanted)?;
+        if let Some(Some(at)) = out.get_mut(1) {
+            *at = column_major(&mut Pen { g }, *at, &spatial)?;
+        }
+        Ok(Some(out))
+    }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         if n.dtype(0)? == DType::Bool {
             return Err(Error::format("the maximum of bool"));
-        }
-        let order = n.int("storage_order", 0)?;
-        if order != 0 && n.wants(1) {
-            return Err(n.unsupported("storage_order", order));
         }
         let y = sized(n.dtype(0)?, with_spatial(n, &window(n)?.0.output())?)?;
         let at = TensorType::new(DType::I64, y.shape.clone());
@@ -133,10 +179,9 @@ impl Op for MaxPool {
         };
         let mut cases = pool_cases(case);
         cases.push(case("indices", &[2, 3, 4, 5], &[2, 3]).outputs(&[true, true]).attr("strides", vec![1, 2]));
+        cases.push(case("storage order", &[2, 2, 4, 3], &[2, 2]).attr("storage_order", 1).outputs(&[true, true]));
         cases.push(
-            case("storage order", &[1, 2, 4, 3], &[2, 2])
-                .attr("storage_order", 1)
-                .no_gradient("Indices count rows first"),
+            case("storage order, 3-D", &[1, 2, 2, 3, 4], &[2; 3]).attr("storage_order", 1).outputs(&[true, true]),
         );
         let bytes =
             Array::from_vec(&[1, 1, 2, 4], vec![3i64, -4, 7, 0, 9, -1, 7, 2]).unwrap_or_else(|_| Array::ints(&[]));
@@ -145,20 +190,6 @@ impl Op for MaxPool {
             c.inputs = vec![Arg::Fed(bytes, DType::I8)];
         }
         cases
-    }
-    fn import(
-        &self,
-        g: &mut Graph,
-        _: i64,
-        inputs: &[Option<ValueId>],
-        mut attrs: Attrs,
-        wanted: &[bool],
-    ) -> Result<Vec<Option<ValueId>>> {
-        if wanted.get(1) != Some(&true) {
-            // it concerns Indices alone, and the gradient asks for them in row-major order
-            attrs.take("storage_order");
-        }
-        g.push_multi(&Self, inputs, attrs, wanted)
     }
 }
 
@@ -371,7 +402,7 @@ impl Op for AveragePool {
 }
 
 /// Cases that every pool has, where `case` makes one of a name, the shape of x and a kernel.
-fn pool_cases(case: impl Fn(&str, &[usize], &[i64]) -> Case) -> Vec<Case> {
+pub(super) fn pool_cases(case: impl Fn(&str, &[usize], &[i64]) -> Case) -> Vec<Case> {
     vec![
         case("plain", &[2, 3, 6, 4], &[2, 2]).attr("strides", vec![2, 2]),
         case("overlapping", &[2, 2, 5, 6], &[3, 2]),
@@ -495,6 +526,7 @@ mod tests {
         assert_eq!(import("MaxPool", 7, window())?.shape(import("MaxPool", 7, window())?.outputs[0]), [1, 1, 4, 5]);
         let columns = import("MaxPool", 8, window().with("storage_order", 1))?;
         assert_eq!(columns.nodes()[0].attrs.get("storage_order"), None);
+        assert_eq!(columns.nodes().len(), 1);
         let dilated = || window().with("dilations", vec![2, 1]);
         assert_eq!(import("AveragePool", 19, dilated())?.nodes()[0].op.spec().name, "AveragePool");
         let refused = import("AveragePool", 11, dilated()).err().map(|e| e.to_string());
