@@ -130,7 +130,10 @@ impl Sweep {
     /// copy of the node, whose inputs have the samples as one more leading axis.
     fn step_stacked(&mut self, g: &mut Graph, index: usize, dy: Vec<Option<ValueId>>, wanted: Vec<bool>) -> Result<()> {
         let node = g.nodes()[index].clone();
-        let singles = || Error::new(Kind::NeedsSingles, format!("node '{}' computes on weights alone", node.name));
+        let singles = || {
+            let op = node.op.spec().name;
+            Error::new(Kind::NeedsSingles, format!("node '{}' ({op}) computes on weights alone", node.name))
+        };
         if node.outputs.len() != 1 {
             return Err(singles());
         }

@@ -220,7 +220,6 @@ macro_rules! families {
 // One word a family; see docs/adding-an-op.md.
 families! {
     unary binary layout slice pad join constant convert matmul gemm conv conv_transpose conv_grad pool max_pool
-    norm
-    batch_norm softmax reduce arg squares gather scatter variadic lrn
-    activation einsum lp loss unpool cells
+    norm batch_norm softmax reduce arg squares gather scatter variadic lrn
+    activation trigonometry clip predicate integer einsum lp loss unpool cells
 }
