@@ -237,6 +237,24 @@ fn einsum() {
     });
 }
 
+/// Arithmetic on weights before they are used.
+#[test]
+fn weights_that_are_calculated_with() {
+    let x = floats(&[3, 4]);
+    agrees(&x, &[&[4, 4], &[4], &[4, 1]], &|g, x, w, _| {
+        let half = g.scalar(0.5, DType::F64);
+        let scaled = g.push("Mul", &[w[0], half], Attrs::new())?;
+        // of the same rank, and stretched
+        let sum = g.push("Sub", &[scaled, w[2]], Attrs::new())?;
+        let product = g.push("Mul", &[sum, w[0]], Attrs::new())?;
+        let product = g.push("MatMul", &[w[0], product], Attrs::new())?;
+        let y = g.push("MatMul", &[x, product], Attrs::new())?;
+        let square = g.push("Mul", &[w[1], w[1]], Attrs::new())?;
+        let z = g.push("Add", &[x, square], Attrs::new())?;
+        g.push("Concat", &[y, z], attr("axis", 1))
+    });
+}
+
 /// A recurrent layer over x `[n, steps, inputs]`, as exporters write it: samples behind the steps, and what the classifier
 /// sees is the last state of each direction beside the mean of all outputs.
 fn recurrent(op: &'static str, attrs: Attrs) -> impl Fn(&mut Graph, ValueId, &[ValueId], i64) -> Result<ValueId> {

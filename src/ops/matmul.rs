@@ -1,6 +1,7 @@
 //! Products of matrices: <https://onnx.ai/onnx/operators/onnx__MatMul.html>, and the fused sum of squares that
 //! per-sample weight gradients end in.
 
+use super::layout::aligned;
 use super::linalg::{Mat, Real, gemm};
 use super::support::{broadcast, broadcast_strides, given, rows, strides};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp};
@@ -234,6 +235,12 @@ impl Op for MatMul {
             shape.pop();
         }
         Ok(vec![Some(super::reshape(g, y, &shape)?)])
+    }
+    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, _: usize) -> Result<Option<ValueId>> {
+        if !aligned(g, inputs) {
+            return Ok(None);
+        }
+        g.push_some("MatMul", inputs, attrs.clone()).map(Some)
     }
     fn squared(&self, n: &NodeView) -> Option<&'static str> {
         let (a, b) = (n.shape(0).ok()?, n.shape(1).ok()?);

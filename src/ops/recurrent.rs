@@ -4,7 +4,7 @@
 use super::composite::{Composite, Parts};
 use super::{Case, Kernel, NodeView, Op, Pen, Spec, Vjp, find};
 use crate::error::{Error, Result};
-use crate::graph::{Attr, Attrs, Graph, ValueId};
+use crate::graph::{Attr, Attrs, Batch, Graph, ValueId};
 use crate::tensor::{Array, DType, TensorType};
 
 /// What one kind of cell does in one step. All shapes are `[N, …]`.
@@ -75,6 +75,15 @@ pub(super) fn blocks<const N: usize>(p: &mut Pen, v: ValueId, sizes: [usize; N])
 fn split(p: &mut Pen, v: ValueId, axis: usize, sizes: &[usize]) -> Result<Vec<ValueId>> {
     if sizes.len() == 1 {
         return Ok(vec![v]);
+    }
+    // parts of weights alone keep their samples apart as slices, since only ops of one output can be stacked
+    if p.samples() > 1 && p.graph().value(v).batch == Batch::None {
+        let mut start = 0;
+        let slices = sizes.iter().map(|&size| {
+            start += size;
+            p.slice(v, axis, [start - size, start, 1])
+        });
+        return slices.collect();
     }
     let sizes: Vec<i64> = sizes.iter().map(|&s| s as i64).collect();
     let given = [Some(v), Some(p.graph().ints(&sizes))];
