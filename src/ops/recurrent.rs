@@ -283,14 +283,10 @@ pub(super) fn unroll<C: Cell>(p: &mut Parts) -> Result<Vec<Option<ValueId>>> {
         last.push(state);
     }
     let mut out = vec![if p.wants(0) { Some(sequence(p, &s, &all)?) } else { None }];
-    let states: [&dyn Fn(&State) -> Option<ValueId>; 2] = [&|s| s.h, &|s| s.c];
-    for (i, state) in states.into_iter().take(if C::TWO_STATES { 2 } else { 1 }).enumerate() {
-        out.push(if p.wants(i + 1) {
-            let ends: Vec<ValueId> = last.iter().filter_map(state).collect();
-            Some(ends_of(p, &s, &ends)?)
-        } else {
-            None
-        });
+    let ends: [Vec<ValueId>; 2] =
+        [last.iter().filter_map(|s| s.h).collect(), last.iter().filter_map(|s| s.c).collect()];
+    for (i, ends) in ends.iter().take(if C::TWO_STATES { 2 } else { 1 }).enumerate() {
+        out.push(if p.wants(i + 1) { Some(ends_of(p, &s, ends)?) } else { None });
     }
     Ok(out)
 }
