@@ -36,6 +36,20 @@ pub struct ClassifierOptions {
     pub training: Option<Training>,
 }
 
+impl ClassifierOptions {
+    /// The same for [`import()`]; the samples of the first input are still called `x`.
+    pub(crate) fn import(self) -> ImportOptions {
+        ImportOptions {
+            dims: self.dims,
+            samples: self.samples,
+            batch_axes: self.batch_axes,
+            outputs: Wanted::Answer(self.output),
+            training: self.training,
+            ..ImportOptions::default()
+        }
+    }
+}
+
 impl Classifier {
     /// Reads a model and finds its head.
     ///
@@ -50,17 +64,11 @@ impl Classifier {
     /// # Errors
     /// As [`Classifier::open`].
     pub fn from_model(model: Model, options: ClassifierOptions) -> Result<Self> {
-        let first = first_input(&model);
-        let samples = options.samples.into_iter().map(|(k, v)| (if k == "x" { first.clone() } else { k }, v)).collect();
-        let options = ImportOptions {
-            dims: options.dims,
-            samples,
-            batch_axes: options.batch_axes,
-            float: own_float(&model),
-            outputs: Wanted::Answer(options.output),
-            training: options.training,
-            ..ImportOptions::default()
-        };
+        let mut options = options.import();
+        if let Some(x) = options.samples.remove("x") {
+            options.samples.insert(first_input(&model), x);
+        }
+        options.float = own_float(&model);
         let (input, extra) = (TensorType::new(DType::F32, []), BTreeMap::new());
         let mut this = Self { model, options, classes: 0, input, extra };
         this.look()?;
@@ -100,6 +108,10 @@ impl Classifier {
     /// The model file.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+    /// What every float is computed in.
+    pub fn float(&self) -> DType {
+        self.options.float
     }
     /// Number of classes.
     pub fn classes(&self) -> usize {
@@ -230,8 +242,12 @@ impl Weights {
     }
 }
 
-/// The model's own inputs for samples `from..to`, filled up to `batch` samples by repeating the last.
-pub(crate) fn batch_feeds(
+/// The model's own inputs for samples `from..to`, filled up to `batch` samples by repeating the last, each with the
+/// samples on the axis where the graph has them; and these samples.
+///
+/// # Errors
+/// When the range ends past the last sample.
+pub fn batch_feeds(
     g: &Graph,
     data: &Labelled,
     from: usize,
