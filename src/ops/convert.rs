@@ -76,7 +76,7 @@ impl Cast {
 
 impl Op for Cast {
     fn spec(&self) -> Spec {
-        Spec::new("Cast", 21, (1, 1))
+        Spec::new("Cast", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![TensorType::new(Self::to(n)?, n.shape(0)?)])
@@ -167,7 +167,7 @@ struct CastLike;
 
 impl Op for CastLike {
     fn spec(&self) -> Spec {
-        Spec::new("CastLike", 21, (2, 2))
+        Spec::new("CastLike", 25, (2, 2))
     }
     fn frozen_inputs(&self) -> &'static [usize] {
         &[1]
