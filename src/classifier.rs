@@ -91,6 +91,12 @@ impl Classifier {
     /// Notes classes and inputs.
     fn look(&mut self) -> Result<()> {
         let bound = self.bind(1)?;
+        if let (None, Some(node)) = (self.options.training, bound.batch_statistics.first()) {
+            return Err(Error::unsupported(format!(
+                "node '{node}' (BatchNormalization) is in its training form, so that a sample's answer depends on its \
+                 batch; export the model for inference (only 'gradients --training-mode' takes it as it is)"
+            )));
+        }
         let g = &bound.graph;
         self.classes = self.head(g)?.classes;
         let masks = bound.masks.len();

@@ -476,6 +476,18 @@ fn batch_statistics_have_no_gradient_of_a_sample() {
 }
 
 #[test]
+fn a_model_exported_for_training_is_refused() {
+    let mut model = decoded("bn_dropout.onnx");
+    let norm = model.graph.as_mut().unwrap().node.iter_mut().find(|n| n.name() == "norm").unwrap();
+    let mut training = norm.attribute[0].clone();
+    (training.name, training.r#type, training.f, training.i) = (Some("training_mode".into()), Some(2), None, Some(1));
+    norm.attribute.push(training);
+    let model = Model::from_bytes("training", model.encode_to_vec()).unwrap();
+    let e = Classifier::from_model(model, ClassifierOptions::default()).err().unwrap().to_string();
+    assert!(e.contains("node 'norm' (BatchNormalization) is in its training form"), "{e}");
+}
+
+#[test]
 fn masks_are_drawn_by_seed() {
     let room = tempfile::tempdir().unwrap();
     let model = path("bn_dropout.onnx");

@@ -117,7 +117,8 @@ impl Copy {
         }
         let row = self.len() / rows;
         let most = PARALLEL.div_ceil(row).min(rows.div_ceil(2));
-        dst.par_chunks_mut(most * row).enumerate().for_each(|(k, part)| {
+        // the destination may go on behind what is copied
+        dst[..self.len()].par_chunks_mut(most * row).enumerate().for_each(|(k, part)| {
             self.walk(src, part, k * most, part.len() / row);
         });
     }

@@ -242,7 +242,7 @@ fn engines(g: &Graph, classifier: &Classifier) -> Vec<EngineReport> {
         Ok(format!("{}{only}{narrower}", adapter.describe()))
     };
     let in_ort = || OrtEngine::new(None).map(|e| format!("{}{narrower}", e.describe())).map_err(first_clause);
-    vec![of("cpu", Ok("always".to_owned())), of("wgpu", on_gpu()), of("ort", in_ort())]
+    vec![of("cpu", Ok("embedded".to_owned())), of("wgpu", on_gpu()), of("ort", in_ort())]
 }
 
 /// What is missing, without where it was looked for.
