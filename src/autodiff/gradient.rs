@@ -112,7 +112,7 @@ struct CrossEntropy {
 
 fn cross_entropy(g: &mut Graph, head: &Head, labels: ValueId) -> Result<CrossEntropy> {
     let (n, classes) = (g.batch, head.classes);
-    let logits = ops::reshape(g, head.logits, &[n, classes])?;
+    let logits = head.rows(g)?;
     let log_p = g.push("LogSoftmax", &[logits], Attrs::new().with("axis", 1))?;
     let ids: Vec<i64> = (0..i64::try_from(classes).unwrap_or(i64::MAX)).collect();
     let ids = g.ints(&ids);

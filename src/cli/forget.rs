@@ -1,6 +1,6 @@
 //! `forget`: the main job.
 
-use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, same_file};
+use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
 use super::{Context, Status};
 use crate::error::{Error, Result};
 use crate::forget::answers::Answers;
@@ -108,9 +108,11 @@ impl Args {
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
-        let classifier = self.model.open()?;
+        let classifier = self.model.open_for(&self.inputs, &self.scaling)?;
+        classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
         let data = self.scaling.load(&self.inputs, &classifier, self.seed)?;
         let chosen = self.engine.open()?;
+        let classifier = classifier.on(chosen.engine.as_ref())?;
         let engine = EngineReport::new(&chosen);
         let request = Request { classes: self.classes.clone(), method };
         let fisher = context.progress("fisher", data.len());
