@@ -3,6 +3,7 @@
 use super::composite::{Composite, Parts};
 use super::layout::dims;
 use super::pad::pad;
+use super::support::strides;
 use super::{Arg, Case, Op, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, ValueId};
@@ -141,4 +142,80 @@ static CENTER_CROP_PAD: Composite = Composite {
     },
 };
 
-pub(super) static OPS: &[&dyn Op] = &[&DEPTH_TO_SPACE, &SPACE_TO_DEPTH, &REVERSE_SEQUENCE, &CENTER_CROP_PAD];
+/// An attribute of one number for each of `rank` axes, or the default everywhere.
+fn each_axis(p: &Parts, name: &str, rank: usize, default: i64) -> Result<Vec<usize>> {
+    let given = p.view().ints(name)?.map_or_else(|| vec![default; rank], <[i64]>::to_vec);
+    let v: Option<Vec<usize>> = given.iter().map(|&v| usize::try_from(v).ok()).collect();
+    v.filter(|v| v.len() == rank && v.iter().all(|&v| v <= 1 << 24))
+        .ok_or_else(|| Error::format(format!("attribute {name} = {given:?} does not fit {rank} axes")))
+}
+
+/// <https://onnx.ai/onnx/operators/onnx__Col2Im.html>: the columns of blocks added where the blocks lay.
+static COL2IM: Composite = Composite {
+    spec: Spec::new("Col2Im", 18, (3, 3)),
+    write: |p| {
+        let x = p.x(0)?;
+        let shape = p.shape(x);
+        let sizes = |p: &Parts, i: usize| -> Result<Vec<usize>> {
+            let v = p.view().ints_input(i)?.unwrap_or_default();
+            let wrong = || Error::format(format!("input {i} = {v:?} holds no extents"));
+            v.iter().map(|&d| usize::try_from(d).ok().filter(|&d| d > 0 && d <= 1 << 24).ok_or_else(wrong)).collect()
+        };
+        let (image, block) = (sizes(p, 1)?, sizes(p, 2)?);
+        let rank = image.len();
+        let dilations = each_axis(p, "dilations", rank, 1)?;
+        let steps = each_axis(p, "strides", rank, 1)?;
+        let pads = each_axis(p, "pads", 2 * rank, 0)?;
+        let wrong = || {
+            Error::format(format!("columns of shape {shape:?} do not fit blocks of {block:?} in an image of {image:?}"))
+        };
+        let &[n, columns, count] = &shape[..] else { return Err(wrong()) };
+        let size: usize = block.iter().product();
+        if block.len() != rank || columns % size != 0 {
+            return Err(wrong());
+        }
+        let padded: Vec<usize> = (0..rank).map(|a| image[a] + pads[a] + pads[rank + a]).collect();
+        // the blocks along every axis
+        let blocks = (0..rank)
+            .map(|a| {
+                let last = padded[a].checked_sub(dilations[a] * (block[a] - 1) + 1)?;
+                Some(last.checked_div(steps[a])? + 1)
+            })
+            .collect::<Option<Vec<usize>>>()
+            .filter(|b| b.iter().product::<usize>() == count)
+            .ok_or_else(wrong)?;
+        // where in the padded image each element of each block lies
+        let (in_block, in_blocks, in_image) = (strides(&block), strides(&blocks), strides(&padded));
+        let place = |k: usize, l: usize| -> usize {
+            let along = |a: usize| l / in_blocks[a] % blocks[a] * steps[a] + k / in_block[a] % block[a] * dilations[a];
+            (0..rank).map(|a| along(a) * in_image[a]).sum()
+        };
+        let places = (0..size).flat_map(|k| (0..count).map(move |l| (k, l))).map(|(k, l)| place(k, l));
+        let places = dims(&places.collect::<Vec<_>>());
+        let places = p.graph().ints(&places);
+        let channels = columns / size;
+        let x = p.reshape(x, &[n, channels, size * count])?;
+        let whole = dims(&[padded.iter().product::<usize>()])[0];
+        let y = p.emit("GatherGrad", &[places, x], Attrs::new().with("axis", 2).with("dim", whole))?;
+        let mut y = p.reshape(y, &[&[n, channels], &padded[..]].concat())?;
+        for a in 0..rank {
+            y = p.slice(y, a + 2, [pads[a], pads[a] + image[a], 1])?;
+        }
+        Ok(vec![Some(y)])
+    },
+    cases: || {
+        let case = |name: &str, shape: &[usize]| Case::new(&format!("Col2Im {name}"), &[shape]);
+        vec![
+            case("blocks", &[2, 8, 6]).ints(&[4, 6]).ints(&[2, 2]).attr("strides", vec![2i64, 2]),
+            case("overlapping", &[1, 6, 12]).ints(&[4, 6]).ints(&[2, 3]),
+            case("pads and dilations", &[1, 8, 12])
+                .ints(&[4, 5])
+                .ints(&[2, 2])
+                .attr("dilations", vec![2i64, 1])
+                .attr("pads", vec![1i64, 0, 0, 2])
+                .attr("strides", vec![1i64, 2]),
+        ]
+    },
+};
+
+pub(super) static OPS: &[&dyn Op] = &[&DEPTH_TO_SPACE, &SPACE_TO_DEPTH, &REVERSE_SEQUENCE, &CENTER_CROP_PAD, &COL2IM];

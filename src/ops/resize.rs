@@ -20,6 +20,17 @@ struct Tap {
     outside: bool,
 }
 
+impl Tap {
+    /// The place whose element this is, if it is that of one place.
+    fn single(&self) -> Option<i64> {
+        let mut used = (0..).zip(&self.weights).filter(|(_, w)| **w != 0.0);
+        match (used.next(), used.next()) {
+            (Some((k, &w)), None) if w == 1.0 => Some(self.first + k),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Nearest,
@@ -201,20 +212,20 @@ fn axes(p: &Parts, at: [Option<usize>; 3]) -> Result<Vec<Axis>> {
 
 /// The value resized along one axis.
 fn along(p: &mut Parts, x: ValueId, s: &Settings, a: &Axis) -> Result<ValueId> {
-    let taps = (0..a.out).map(|i| s.tap(p, a, i)).collect::<Result<Vec<_>>>()?;
-    let plain =
-        |(i, t): (usize, &Tap)| !t.outside && t.weights == [1.0] && usize::try_from(t.first).is_ok_and(|f| f == i);
-    if a.out == a.extent && taps.iter().enumerate().all(plain) {
-        return Ok(x);
-    }
     if a.extent == 0 {
         return Err(Error::unsupported(format!("axis {} has no elements to resize", a.axis)));
+    }
+    let taps = (0..a.out).map(|i| s.tap(p, a, i)).collect::<Result<Vec<_>>>()?;
+    let single = |t: &Tap| t.single().map(|place| place.clamp(0, dims(&[a.extent])[0] - 1));
+    let kept = |(i, t): (i64, &Tap)| !t.outside && single(t) == Some(i);
+    if a.out == a.extent && (0..).zip(&taps).all(kept) {
+        return Ok(x);
     }
     let end = dims(&[a.extent])[0] - 1;
     let width = taps.first().map_or(1, |t| t.weights.len());
     let place = |t: &Tap, k: usize| (t.first + dims(&[k])[0]).clamp(0, end);
-    let y = if width == 1 {
-        let k = p.graph().ints(&taps.iter().map(|t| place(t, 0)).collect::<Vec<_>>());
+    let y = if let Some(places) = taps.iter().map(single).collect::<Option<Vec<_>>>() {
+        let k = p.graph().ints(&places);
         p.gather(x, k, a.axis)?
     } else if !p.dtype(x).is_float() {
         return Err(Error::unsupported(format!("interpolation of {} is not supported", p.dtype(x))));
