@@ -5,7 +5,7 @@ use crate::autodiff::head::{Head, find_head};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Batch, Graph, ValueId};
-use crate::inputs::{Expected, Labelled};
+use crate::inputs::{Expected, Labelled, embedding};
 use crate::onnx::import::{Training, Wanted};
 use crate::onnx::{ImportOptions, Imported, Model, Storage, import};
 use crate::tensor::{Array, DType, TensorType};
@@ -19,6 +19,8 @@ pub struct Classifier {
     classes: usize,
     input: TensorType,
     extra: BTreeMap<String, TensorType>,
+    /// Range of the embedding's elements, where the embedding's output is the first input.
+    embedding: Option<(f64, f64)>,
 }
 
 /// How a classifier is read.
@@ -62,9 +64,20 @@ impl Classifier {
             ..ImportOptions::default()
         };
         let (input, extra) = (TensorType::new(DType::F32, []), BTreeMap::new());
-        let mut this = Self { model, options, classes: 0, input, extra };
+        let mut this = Self { model, options, classes: 0, input, extra, embedding: None };
         this.look()?;
         Ok(this)
+    }
+
+    /// The same classifier from the output of its embedding on, which becomes its first input: for models of
+    /// integers, whose inputs no gradient reaches.
+    ///
+    /// # Errors
+    /// When the first input is read by anything but one embedding, naming the node.
+    pub fn from_embedding(mut self) -> Result<Self> {
+        self.embedding = Some(embedding::cut(&self.bind(1)?)?.range);
+        self.look()?;
+        Ok(self)
     }
 
     /// Notes classes and inputs.
@@ -109,6 +122,10 @@ impl Classifier {
     pub fn input(&self) -> &TensorType {
         &self.input
     }
+    /// Two deviations around the mean of the embedding's elements, if the embedding's output is the first input.
+    pub fn embedding_range(&self) -> Option<(f64, f64)> {
+        self.embedding
+    }
     /// What labelled inputs have to be.
     pub fn expected(&self) -> Expected {
         Expected {
@@ -147,10 +164,11 @@ impl Classifier {
     /// The model as a graph for so many samples (or as many as the model itself fixes).
     ///
     /// # Errors
-    /// As [`import()`].
+    /// As [`import()`], and as [`Classifier::from_embedding`].
     pub fn bind(&self, batch: usize) -> Result<Imported> {
         let options = ImportOptions { batch, ..self.options.clone() };
-        import(self.model.proto(), &|t| self.model.array(t), &options)
+        let whole = import(self.model.proto(), &|t| self.model.array(t), &options)?;
+        if self.embedding.is_some() { Ok(embedding::cut(&whole)?.imported) } else { Ok(whole) }
     }
     /// The classifier's head in one of its graphs.
     ///
@@ -253,7 +271,7 @@ pub(crate) fn batch_feeds(
 }
 
 /// Samples, which come on the first axis, on the axis where an input has them.
-fn placed(a: &Array, g: &Graph, id: ValueId) -> Result<Array> {
+pub(crate) fn placed(a: &Array, g: &Graph, id: ValueId) -> Result<Array> {
     let Batch::Axis { axis, .. } = g.value(id).batch else { return Ok(a.clone()) };
     let mut axes: Vec<usize> = (1..a.shape().len()).collect();
     axes.insert(axis.min(axes.len()), 0);

@@ -159,6 +159,16 @@ impl From<SplitName> for Split {
 }
 
 impl ScaleArgs {
+    /// The flags that were given.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--scale", self.scale.is_some()),
+            ("--mean", !self.mean.is_empty()),
+            ("--std", !self.std.is_empty()),
+            ("--limit", self.limit.is_some()),
+        ];
+        flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
     /// Reads labelled inputs that fit the model.
     pub(super) fn load(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Labelled> {
         let expected = classifier.expected();

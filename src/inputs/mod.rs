@@ -5,12 +5,15 @@
 //! folders with one folder of images per class.
 
 pub mod codes;
+mod descent;
+pub(crate) mod embedding;
 mod folder;
 mod idx;
 mod load;
 mod npy;
 pub mod npz;
 mod raw;
+pub mod synthesis;
 
 pub use load::{Expected, Options, Split, load, sample_shapes, split_of};
 pub use raw::Scaling;
