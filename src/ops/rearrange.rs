@@ -208,7 +208,7 @@ static COL2IM: Composite = Composite {
         vec![
             case("blocks", &[2, 8, 6]).ints(&[4, 6]).ints(&[2, 2]).attr("strides", vec![2i64, 2]),
             case("overlapping", &[1, 6, 12]).ints(&[4, 6]).ints(&[2, 3]),
-            case("pads and dilations", &[1, 8, 12])
+            case("pads and dilations", &[1, 8, 9])
                 .ints(&[4, 5])
                 .ints(&[2, 2])
                 .attr("dilations", vec![2i64, 1])
