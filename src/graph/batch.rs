@@ -146,6 +146,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::unwrap_used)]
     fn constants_that_are_the_same_for_every_sample() {
         let a = |v: &[i64]| Array::from_vec(&[2, v.len() / 2], v.to_vec()).unwrap();
         assert!(repeats(&a(&[1, 2, 1, 2]), 0, 1));

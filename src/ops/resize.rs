@@ -25,7 +25,7 @@ impl Tap {
     fn single(&self) -> Option<i64> {
         let mut used = (0..).zip(&self.weights).filter(|(_, w)| **w != 0.0);
         match (used.next(), used.next()) {
-            (Some((k, &w)), None) if w == 1.0 => Some(self.first + k),
+            (Some((k, 1.0)), None) => Some(self.first + k),
             _ => None,
         }
     }
