@@ -216,3 +216,18 @@ impl Copy {
         Ok(Kernel::many(self.step(Bind::Input(0), Bind::Output(0))?.into_iter().collect()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What follows in a larger destination stays as it is, also where several threads copy.
+    #[test]
+    fn a_large_copy_ends_with_its_source() {
+        let n = 2 * PARALLEL + 1;
+        let copy = Copy::new(&[1, n], &Side::whole(&[1, n]), &Side::whole(&[1, 2 * n]));
+        let mut dst = vec![0; 2 * n];
+        copy.run(&vec![7; n], &mut dst);
+        assert!(dst[..n].iter().all(|&v| v == 7) && dst[n..].iter().all(|&v| v == 0));
+    }
+}
