@@ -228,7 +228,7 @@ macro_rules! families {
 // One word a family; see docs/adding-an-op.md.
 families! {
     unary binary layout slice pad join constant convert matmul gemm conv conv_transpose conv_grad pool max_pool
-    norm batch_norm softmax reduce arg squares gather scatter variadic lrn
-    activation trigonometry clip predicate integer renamed einsum select rearrange gather_nd top_k cumsum embedding resize
-    grid attention lp loss unpool cells
+    unpool norm batch_norm lp softmax loss reduce arg squares gather scatter variadic lrn cells
+    activation trigonometry clip predicate integer einsum select rearrange gather_nd top_k cumsum embedding resize
+    grid attention
 }
