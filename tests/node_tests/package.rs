@@ -84,9 +84,9 @@ impl NodeTest {
             .collect()
     }
 
-    /// The ops that are not in our table.
+    /// The ops that are neither in our table nor settled when a model is read.
     pub fn unclaimed(&self) -> Vec<String> {
-        let ours = |name: &String| ops::find(name).is_ok_and(|op| op.spec().domain.is_empty());
+        let ours = |name: &String| name == "If" || ops::find(name).is_ok_and(|op| op.spec().domain.is_empty());
         self.ops().into_iter().filter(|name| !ours(name)).collect()
     }
 }

@@ -23,7 +23,8 @@ $ ONNX_UNLEARN_WRITE_DOCS=1 cargo test --test node_tests
 - *forward*: `kernel`: has a kernel of its own; `parts`: is made of other ops when a model is read; `constant`: is
   computed when a model is read, since what it gives follows from shapes and constants.
 - *gradient*: `checked`: held against central differences in float64 on every case that has one.
-- *engines*: those that run every case of the op (`cargo test --test ops` compares them).
+- *engines*: those that run the op, with the share of its cases where that is not all (`cargo test --test ops` compares
+  what they compute).
 - *cases*: shapes, attributes and types that the op brings along as tests.
 - *node tests*: how many of the backend node tests of the Python package onnx 1.22.0 that need this op, and no op that
   is missing here, pass on `cpu`, `wgpu` and `ort`, and how many there are. Why the others fail stands, by name, in
@@ -47,15 +48,14 @@ pub fn write(
     for op in all {
         let (name, cases) = (op.spec().name, op.cases());
         let graphs: Vec<Graph> = cases.iter().map(|c| common::build(op, c, DType::F32).unwrap().graph).collect();
-        let runs = |e: &dyn Engine| graphs.iter().all(|g| e.prepare(g).is_ok());
-        let able: Vec<&str> = engines.iter().filter(|e| runs(e.as_ref())).map(|e| e.name()).collect();
+        let able: Vec<String> = engines.iter().filter_map(|e| able(e.as_ref(), &graphs)).collect();
         let [from, to] = opsets(package, op);
         let _ = writeln!(
             out,
             "| {name} | {from}–{to} | {} | {} | {} | {} | {} |",
             forward(name, &graphs),
             gradient(op),
-            able.join(" "),
+            able.join(", "),
             cases.len(),
             passed(name, tests, outcomes),
         );
@@ -65,7 +65,9 @@ pub fn write(
     let totals: Vec<String> = outcomes.iter().map(total).collect();
     let _ = write!(
         out,
-        "\nOf the {} node tests, {claimed} need these ops alone; {} of them pass.\n\n## Not supported\n\nOps of the other \
+        "\nOf the {} node tests, {claimed} need these ops alone; {} of them pass.\n\n\
+         `If` is settled when a model is read, where its condition is constant: the branch taken stands in its place.\n\n\
+         ## Not supported\n\nOps of the other \
          {} node tests, with the number of tests that need them. A model with one of them is refused, by name:\n\n",
         tests.len(),
         totals.join(" / "),
@@ -107,6 +109,16 @@ fn opsets(package: &Package, op: &dyn Op) -> [i64; 2] {
     let first = history.first().copied().unwrap_or_default();
     let unknown = history.range(spec.version + 1..).next().map(|v| v - 1);
     [first.max(OLDEST_OPSET), unknown.unwrap_or(NEWEST_OPSET).min(package.newest)]
+}
+
+/// The engine's name, with the share of the cases that it takes unless that is all; `None` when it takes none.
+fn able(engine: &dyn Engine, graphs: &[Graph]) -> Option<String> {
+    let takes = graphs.iter().filter(|g| engine.prepare(g).is_ok()).count();
+    match takes {
+        0 => None,
+        n if n == graphs.len() => Some(engine.name().to_owned()),
+        n => Some(format!("{} ({n} of {})", engine.name(), graphs.len())),
+    }
 }
 
 fn forward(name: &str, graphs: &[Graph]) -> &'static str {
