@@ -79,16 +79,7 @@ impl<'m> Input<'m> {
 impl Import<'_> {
     /// Adds the graph's inputs; true when they fix the number of samples.
     pub(super) fn inputs(&mut self, graph: &GraphProto, needed: &Needed, options: &ImportOptions) -> Result<bool> {
-        // before IR 4 initializers are listed among the inputs as well
-        let given: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-        let mut inputs =
-            graph.input.iter().filter(|i| !given.contains(i.name())).map(Input::of).collect::<Result<Vec<_>>>()?;
-        if inputs.is_empty() {
-            return Err(Error::unsupported("the model has no input"));
-        }
-        check_names(&inputs, options)?;
-        let answers = answers(graph, needed)?;
-        let fixed = place_samples(&mut inputs, &answers, options)?;
+        let (inputs, fixed) = placed(graph, needed, options)?;
         let samples = fixed.unwrap_or(options.batch);
         self.g.batch = samples;
         let (shapes, missing) = bind(&inputs, samples, options)?;
