@@ -101,6 +101,7 @@ const ORT_DEFECTS: &[(&str, &str)] = &[
     ("Cast beyond uint8", "as above"),
     ("LayerNormalization last of two axes", "1.23.2 refuses a scale that broadcasts over the normalised axes"),
     ("LayerNormalization bias, two axes", "as above"),
+    ("Where bool", "1.23.2 has no Where of conditions"),
     ("ReduceL1 no axes", "1.23.2 leaves out the absolute value under noop_with_empty_axes"),
     ("ReduceSumSquare no axes", "as above, the square"),
     ("ReduceLogSum no axes", "as above, the logarithm"),

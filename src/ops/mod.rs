@@ -220,5 +220,5 @@ macro_rules! families {
 families! {
     unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm
     batch_norm softmax reduce arg squares gather scatter variadic lrn
-    activation einsum
+    activation trigonometry clip predicate integer renamed einsum
 }

@@ -94,7 +94,7 @@ impl Pad {
 
 impl Op for Pad {
     fn spec(&self) -> Spec {
-        Spec::new("Pad", 21, (2, 4))
+        Spec::new("Pad", 25, (2, 4))
     }
     fn frozen_inputs(&self) -> &'static [usize] {
         &[2]
