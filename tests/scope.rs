@@ -53,7 +53,7 @@ fn wrong_scopes_are_refused() {
         (&["--scope", "head", "--protect", "fc2.*"], "leave no weight"),
         (&["--rule", "dampen", "--sigma", "1"], "--rule noise takes --sigma"),
         (&["--rule", "noise", "--alpha", "1", "--lambda", "1"], "--rule noise takes --sigma"),
-        (&["--rule", "noise", "--sigma", "-1"], "at least 0"),
+        (&["--rule", "noise", "--sigma=-1"], "at least 0"),
     ] {
         let run = tool(command("mlp", arg(&out), more)).output().unwrap();
         let stderr = String::from_utf8(run.stderr).unwrap();
