@@ -29,6 +29,14 @@ fn each_case(check: impl Fn(&'static dyn Op, &Case) -> Result<(), String>) {
 }
 
 #[test]
+fn op_names_are_unique() {
+    let mut names: Vec<&str> = ops::table().map(|op| op.spec().name).collect();
+    names.sort_unstable();
+    let twice: Vec<_> = names.windows(2).filter(|w| w[0] == w[1]).collect();
+    assert!(twice.is_empty(), "two ops share a name: {twice:?}");
+}
+
+#[test]
 fn case_names_are_unique() {
     let mut names: Vec<String> = ops::table().flat_map(|o| o.cases()).map(|c| c.name).collect();
     names.sort();

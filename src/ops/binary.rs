@@ -204,6 +204,15 @@ impl Op for Binary {
                     .arg(ints(&[3], vec![100, 4, 3], DType::U8))
                     .no_gradient("integers"),
             );
+            if matches!(self.out, Out::Same) {
+                // results beyond int32, as which the GPU has them
+                cases.push(
+                    Case::new(&format!("{} uint32", self.name), &[])
+                        .arg(ints(&[3], vec![3, 2_000_000_000, 7], DType::U32))
+                        .arg(ints(&[3], vec![5, 1_000_000_000, 7], DType::U32))
+                        .no_gradient("integers"),
+                );
+            }
         }
         cases
     }
