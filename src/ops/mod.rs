@@ -228,6 +228,6 @@ macro_rules! families {
 families! {
     unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm
     batch_norm softmax reduce arg squares gather scatter variadic lrn
-    activation trigonometry clip predicate integer einsum select rearrange gather_nd top_k cumsum embedding resize
+    activation trigonometry clip predicate integer renamed einsum select rearrange gather_nd top_k cumsum embedding resize
     grid attention
 }
