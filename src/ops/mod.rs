@@ -229,6 +229,6 @@ macro_rules! families {
 families! {
     unary binary layout slice pad join constant convert matmul gemm conv conv_transpose conv_grad pool max_pool
     unpool norm batch_norm lp softmax loss reduce arg squares gather scatter variadic lrn cells
-    activation trigonometry clip predicate integer einsum select rearrange gather_nd top_k cumsum embedding resize
+    activation trigonometry clip predicate integer renamed einsum select rearrange gather_nd top_k cumsum embedding resize
     grid attention
 }
