@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
 use crate::forget::{self, Change, Method, Outcome, Request, Rule, Stage, Strength};
-use crate::onnx::{PatchOptions, patch};
+use crate::onnx::{PatchOptions, patch, recover};
 use crate::report::{Align, Table, format};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -108,7 +108,15 @@ impl Args {
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
+        for written in [&self.model.model, &target] {
+            if recover(written)? && !context.quiet {
+                eprintln!("note: completed the change of {} that a stopped run had begun", written.display());
+            }
+        }
         let classifier = self.model.open()?;
+        if self.in_place {
+            classifier.model().lock()?;
+        }
         let data = self.scaling.load(&self.inputs, &classifier, self.seed)?;
         let chosen = self.engine.open()?;
         let engine = EngineReport::new(&chosen);

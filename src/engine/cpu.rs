@@ -1,8 +1,9 @@
 //! The embedded engine: every op's own `eval`, values dropped after their last use.
 
-use super::{Engine, Session, Tensor};
+use super::{Engine, Session, Tensor, plan};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, passes};
+use crate::memory;
 use crate::tensor::Array;
 
 /// Runs graphs with the ops' reference evaluation on ndarray.
@@ -20,6 +21,7 @@ impl Engine for Cpu {
         let mut graph = graph.clone();
         passes::prune(&mut graph);
         let last = passes::last_use(&graph);
+        memory::check(plan::host_bytes(&graph, &last), "running the graph")?;
         Ok(Box::new(CpuSession { graph, last }))
     }
 }

@@ -102,11 +102,12 @@ pub fn forget(
             fisher::estimate(classifier, engine, &old, data, &sets, done)?
         }
     };
+    fisher.check_finite()?;
     let basis = basis(&fisher, engine)?;
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
     let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
-    let before = trials.before()?;
+    let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
         Method::Fixed(s) => search::fixed(&mut trials, *s)?,
@@ -116,8 +117,18 @@ pub fn forget(
         })?,
     };
     let (weights, after) = trials.at(&strength)?;
+    let after = finite(after)?;
     let (changes, new) = compare(&old, &weights)?;
     Ok(Outcome { strength, tried, before, after, changes, new, one_by_one: fisher.one_by_one, head })
+}
+
+/// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.
+fn finite(answers: Answers) -> Result<Answers> {
+    if answers.is_finite() {
+        Ok(answers)
+    } else {
+        Err(Error::invalid("the model's answers to the inputs are not finite"))
+    }
 }
 
 /// Checks the classes to forget; returns the others that have inputs.

@@ -1,12 +1,14 @@
 //! Opening a model: map, scan, decode, find every weight.
 
 use super::external::{DataFile, DataFiles, Entry};
-use super::files::{self, Opened};
+use super::files::{self, Identity, Opened};
+use super::journal;
 use super::proto::{AttributeType, DataLocation, ModelProto, NodeProto, TensorProto};
 use super::scan::{Found, Place, scan};
 use super::values::{self, byte_length, count, shape};
 use super::weights::{self, Storage, Weight};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::tensor::{Array, DType};
 use bytes::Bytes;
 use prost::Message;
@@ -58,7 +60,14 @@ impl Model {
         let path = path.as_ref();
         let opened = files::open(path)?;
         let bytes = opened.bytes.clone();
-        Self::build(path.to_path_buf(), bytes, Some(opened)).map_err(|e| e.at(path.display()))
+        let build = || {
+            journal::check(path)?;
+            let model = Self::build(path.to_path_buf(), bytes, Some(opened))?;
+            model.check_unchanged()?;
+            journal::check(path)?;
+            Ok(model)
+        };
+        build().map_err(|e: Error| e.at(path.display()))
     }
 
     /// A model in memory; `name` stands for it in messages. External data is refused.
@@ -78,6 +87,29 @@ impl Model {
         let mut model = Self { path, bytes, opened, proto, opsets, weights, by_name, data, spans };
         model.collect(&found)?;
         Ok(model)
+    }
+
+    /// Looks at the files again: all of them must still be those that were opened, so that no other run replaced
+    /// some of them in between.
+    ///
+    /// # Errors
+    /// `Io`, naming the file.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let model = self.opened.as_ref().map(|o| (self.path.as_path(), o));
+        for (path, opened) in model.into_iter().chain(self.data.files.iter().map(|f| (f.real.as_path(), &f.opened))) {
+            if path.metadata().ok().map(|m| Identity::of(&m)).as_ref() != Some(&opened.identity) {
+                return Err(Error::new(Kind::Io, format!("{} changed since it was opened", path.display())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps other runs from changing the model in place, as long as it is open here.
+    ///
+    /// # Errors
+    /// `Invalid` when another run has it.
+    pub fn lock(&self) -> Result<()> {
+        self.opened.as_ref().map_or(Ok(()), |o| crate::files::lock(&o.file, &self.path))
     }
 
     /// The decoded messages; `raw_data` points into [`bytes`](Self::bytes).
@@ -126,6 +158,8 @@ impl Model {
     /// # Errors
     /// As [`tensor_to_array`](super::tensor_to_array).
     pub fn array(&self, tensor: &TensorProto) -> Result<(Array, DType)> {
+        let n = u64::try_from(count(&shape(tensor)?)?).unwrap_or(u64::MAX);
+        memory::check(n.saturating_mul(8), format_args!("reading '{}'", tensor.name()))?;
         if tensor.data_location() != i32::from(DataLocation::External) {
             return values::decode(tensor, None);
         }
@@ -170,7 +204,10 @@ impl Model {
         }
         let range = external_range(&tensor, &entry, data.len()).map_err(|e| e.at(entry.location))?;
         let span = self.spans.len();
-        let (path, checksum) = (found.path.clone(), entry.checksum);
+        if let Some(sum) = &entry.checksum {
+            data.check(sum).map_err(|e| e.at(entry.location))?;
+        }
+        let (path, checksum) = (found.path.clone(), entry.checksum.is_some());
         self.spans.push(ExternalSpan { path, file, range: range.clone(), checksum });
         Ok((file, range, span))
     }
