@@ -4,9 +4,10 @@ use crate::autodiff::gradient::{GradientGraph, Mode, gradient_graph};
 use crate::autodiff::head::{Head, find_head};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Kind, Result};
-use crate::graph::Graph;
-use crate::inputs::Labelled;
-use crate::onnx::{ImportOptions, Imported, Model, import};
+use crate::graph::{Batch, Graph, ValueId};
+use crate::inputs::{Expected, Labelled, embedding};
+use crate::onnx::import::{Training, Wanted};
+use crate::onnx::{ImportOptions, Imported, Model, Storage, import};
 use crate::tensor::{Array, DType, TensorType};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,11 +15,12 @@ use std::path::Path;
 /// A classifier read from a file.
 pub struct Classifier {
     model: Model,
-    output: Option<String>,
     options: ImportOptions,
     classes: usize,
     input: TensorType,
     extra: BTreeMap<String, TensorType>,
+    /// Range of the embedding's elements, where the embedding's output is the first input.
+    embedding: Option<(f64, f64)>,
 }
 
 /// How a classifier is read.
@@ -28,8 +30,12 @@ pub struct ClassifierOptions {
     pub output: Option<String>,
     /// Extents by the name the model gives them.
     pub dims: BTreeMap<String, usize>,
-    /// Shape of one sample of the first input, for extents the model leaves open.
-    pub sample: Option<Vec<usize>>,
+    /// Shape of one sample of each input, for extents the model leaves open; `x` is the first input.
+    pub samples: BTreeMap<String, Vec<usize>>,
+    /// The axis that holds the samples, by input, where the model does not tell; an empty name is the first input.
+    pub batch_axes: BTreeMap<String, usize>,
+    /// Training form of BatchNormalization and Dropout.
+    pub training: Option<Training>,
 }
 
 impl Classifier {
@@ -41,34 +47,67 @@ impl Classifier {
         Self::from_model(Model::open(path)?, options)
     }
 
-    /// The same for a model that is already read.
+    /// The same for a model that is already read. A model whose weights are mostly float64 is computed in float64.
     ///
     /// # Errors
     /// As [`Classifier::open`].
     pub fn from_model(model: Model, options: ClassifierOptions) -> Result<Self> {
-        let mut import_options = ImportOptions { dims: options.dims, ..ImportOptions::default() };
-        if let Some(sample) = options.sample {
-            let name = first_input(&model);
-            import_options.samples.insert(name, sample);
-        }
-        let mut this = Self {
-            model,
-            output: options.output,
-            options: import_options,
-            classes: 0,
-            input: TensorType::new(DType::F32, []),
-            extra: BTreeMap::new(),
+        let first = first_input(&model);
+        let samples = options.samples.into_iter().map(|(k, v)| (if k == "x" { first.clone() } else { k }, v)).collect();
+        let options = ImportOptions {
+            dims: options.dims,
+            samples,
+            batch_axes: options.batch_axes,
+            float: own_float(&model),
+            outputs: Wanted::Answer(options.output),
+            training: options.training,
+            ..ImportOptions::default()
         };
-        let bound = this.bind(1)?;
-        let g = &bound.graph;
-        this.classes = this.head(g)?.classes;
-        let first = g.inputs.first().copied().ok_or_else(|| Error::unsupported("the model has no input"))?;
-        this.input = g.value(first).ty.clone();
-        for &id in g.inputs.iter().skip(1) {
-            let ty = &g.value(id).ty;
-            this.extra.insert(g.label(id), TensorType::new(ty.dtype, ty.shape.get(1..).unwrap_or(&[])));
-        }
+        let (input, extra) = (TensorType::new(DType::F32, []), BTreeMap::new());
+        let mut this = Self { model, options, classes: 0, input, extra, embedding: None };
+        this.look()?;
         Ok(this)
+    }
+
+    /// The same classifier from the output of its embedding on, which becomes its first input: for models of
+    /// integers, whose inputs no gradient reaches.
+    ///
+    /// # Errors
+    /// When the first input is read by anything but one embedding, naming the node.
+    pub fn from_embedding(mut self) -> Result<Self> {
+        self.embedding = Some(embedding::cut(&self.bind(1)?)?.range);
+        self.look()?;
+        Ok(self)
+    }
+
+    /// Notes classes and inputs.
+    fn look(&mut self) -> Result<()> {
+        let bound = self.bind(1)?;
+        let g = &bound.graph;
+        self.classes = self.head(g)?.classes;
+        let masks = bound.masks.len();
+        let own = &g.inputs[..g.inputs.len() - masks];
+        for (k, &id) in own.iter().enumerate() {
+            let ty = samples_first(g, id)?;
+            if k == 0 {
+                self.input = ty;
+            } else {
+                self.extra.insert(g.label(id), TensorType::new(ty.dtype, &ty.shape[1..]));
+            }
+        }
+        Ok(())
+    }
+
+    /// This classifier as an engine computes it: only `cpu` keeps float64, the others compute in float32.
+    ///
+    /// # Errors
+    /// Never for a model that was opened.
+    pub fn on(mut self, engine: &dyn Engine) -> Result<Self> {
+        if engine.name() != "cpu" && self.options.float == DType::F64 {
+            self.options.float = DType::F32;
+            self.look()?;
+        }
+        Ok(self)
     }
 
     /// The model file.
@@ -79,9 +118,22 @@ impl Classifier {
     pub fn classes(&self) -> usize {
         self.classes
     }
-    /// Type of the first input, bound to the model's own batch size or to 1.
+    /// Type of the first input with the samples on its first axis, bound to the model's own batch size or to 1.
     pub fn input(&self) -> &TensorType {
         &self.input
+    }
+    /// Two deviations around the mean of the embedding's elements, if the embedding's output is the first input.
+    pub fn embedding_range(&self) -> Option<(f64, f64)> {
+        self.embedding
+    }
+    /// What labelled inputs have to be.
+    pub fn expected(&self) -> Expected {
+        Expected {
+            name: first_input(&self.model),
+            sample: TensorType::new(self.input.dtype, self.sample_shape()),
+            classes: self.classes,
+            extra: self.extra.clone(),
+        }
     }
     /// Shape of one sample of the first input.
     pub fn sample_shape(&self) -> &[usize] {
@@ -91,20 +143,39 @@ impl Classifier {
     pub fn extra_inputs(&self) -> BTreeMap<String, TensorType> {
         self.extra.clone()
     }
+    /// Checks that the file holds elements of every weight, which a new file could hold in another value.
+    ///
+    /// # Errors
+    /// Naming the weights of which it does not.
+    pub fn check_rewritable(&self) -> Result<()> {
+        let bound = self.bind(1)?;
+        let stuck = |name: &str| !self.model.weight_index(name).is_some_and(|i| self.model.weights()[i].is_patchable());
+        let names: Vec<String> =
+            bound.weights.iter().filter(|(n, _)| stuck(n)).take(3).map(|(n, _)| format!("'{n}'")).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "the file holds no elements of {} that could be changed in place: ConstantOfShape fills them, or they are \
+             stored with varying length",
+            names.join(", ")
+        )))
+    }
     /// The model as a graph for so many samples (or as many as the model itself fixes).
     ///
     /// # Errors
-    /// As [`import()`].
+    /// As [`import()`], and as [`Classifier::from_embedding`].
     pub fn bind(&self, batch: usize) -> Result<Imported> {
         let options = ImportOptions { batch, ..self.options.clone() };
-        import(self.model.proto(), &|t| self.model.array(t), &options)
+        let whole = import(self.model.proto(), &|t| self.model.array(t), &options)?;
+        if self.embedding.is_some() { Ok(embedding::cut(&whole)?.imported) } else { Ok(whole) }
     }
     /// The classifier's head in one of its graphs.
     ///
     /// # Errors
     /// As [`find_head`].
     pub fn head(&self, g: &Graph) -> Result<Head> {
-        find_head(g, self.output.as_deref())
+        find_head(g, None)
     }
     /// The gradient graph for so many samples.
     ///
@@ -112,7 +183,8 @@ impl Classifier {
     /// As [`gradient_graph`]; [`Kind::NeedsSingles`] when a batch of more than one cannot keep its samples apart.
     pub fn gradients(&self, batch: usize, mode: Mode) -> Result<GradientGraph> {
         let bound = self.bind(batch)?;
-        gradient_graph(&bound.graph, &bound.weights, self.output.as_deref(), mode)
+        refuse_batch_statistics(&bound, mode)?;
+        gradient_graph(&bound.graph, &bound.weights, None, mode)
     }
     /// The gradient graph for up to `batch` samples, or for one where samples cannot be kept apart; then with
     /// the reason.
@@ -129,7 +201,7 @@ impl Classifier {
                         bound.graph.batch
                     )));
                 }
-                let graph = gradient_graph(&bound.graph, &bound.weights, self.output.as_deref(), mode)?;
+                let graph = gradient_graph(&bound.graph, &bound.weights, None, mode)?;
                 Ok((graph, Some(e.to_string())))
             }
             other => Ok((other?, None)),
@@ -166,7 +238,7 @@ impl Weights {
         self.names.iter().position(|n| n == name).map(|i| &self.tensors[i])
     }
     /// The elements of the weights that a graph takes as inputs, in the order of `ids`.
-    pub(crate) fn feeds(&self, g: &Graph, ids: &[crate::graph::ValueId]) -> Result<Vec<Tensor>> {
+    pub(crate) fn feeds(&self, g: &Graph, ids: &[ValueId]) -> Result<Vec<Tensor>> {
         ids.iter()
             .map(|&id| {
                 let name = g.label(id);
@@ -190,13 +262,57 @@ pub(crate) fn batch_feeds(
     let mut feeds = Vec::new();
     for &id in &g.inputs {
         let name = g.label(id);
-        if Some(id) == first {
-            feeds.push((name, part.x.clone()));
-        } else if let Some(a) = part.extra.get(&name) {
-            feeds.push((name, a.clone()));
+        let found = if Some(id) == first { Some(&part.x) } else { part.extra.get(&name) };
+        if let Some(a) = found {
+            feeds.push((name, placed(a, g, id)?.to_float(g.dtype(id))));
         }
     }
     Ok((feeds, part))
+}
+
+/// Samples, which come on the first axis, on the axis where an input has them.
+pub(crate) fn placed(a: &Array, g: &Graph, id: ValueId) -> Result<Array> {
+    let Batch::Axis { axis, .. } = g.value(id).batch else { return Ok(a.clone()) };
+    let mut axes: Vec<usize> = (1..a.shape().len()).collect();
+    axes.insert(axis.min(axes.len()), 0);
+    Ok(a.transposed(&axes))
+}
+
+/// Type of an input with the samples on its first axis.
+fn samples_first(g: &Graph, id: ValueId) -> Result<TensorType> {
+    let value = g.value(id);
+    let Batch::Axis { axis, .. } = value.batch else {
+        return Err(Error::unsupported(format!(
+            "input '{}' {} has no axis that counts the samples; name it with --batch-axis, or make the input a constant",
+            g.label(id),
+            value.ty
+        )));
+    };
+    let mut ty = value.ty.clone();
+    let samples = ty.shape.remove(axis);
+    ty.shape.insert(0, samples);
+    Ok(ty)
+}
+
+/// The precision that most elements of a model's weights have.
+fn own_float(model: &Model) -> DType {
+    let (mut wide, mut all) = (0, 0);
+    for w in model.weights() {
+        all += w.elements();
+        wide += if w.storage() == Storage::F64 { w.elements() } else { 0 };
+    }
+    if 2 * wide > all { DType::F64 } else { DType::F32 }
+}
+
+/// Statistics of a batch join its samples, so that no sample has a gradient of its own.
+fn refuse_batch_statistics(bound: &Imported, mode: Mode) -> Result<()> {
+    match bound.batch_statistics.first() {
+        Some(node) if mode != Mode::Sum => Err(Error::unsupported(format!(
+            "node '{node}' (BatchNormalization) normalises with the statistics of the batch in training mode: every \
+             sample's loss depends on all samples, so that only the summed gradient exists"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Name of the first input that is not an initializer.

@@ -281,6 +281,17 @@ impl Array {
         }
         each_type!(self, a => go(a, shape))
     }
+    /// The axes in another order: axis `k` of the result is axis `axes[k]` of this.
+    ///
+    /// # Panics
+    /// When `axes` is no permutation.
+    #[must_use]
+    pub fn transposed(&self, axes: &[usize]) -> Self {
+        if axes.iter().enumerate().all(|(k, &a)| k == a) {
+            return self.clone();
+        }
+        each_type!(self, a => Self::new(a.view().permuted_axes(axes).as_standard_layout().into_owned()))
+    }
     /// All elements as `f64` in row-major order, whatever the type.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {

@@ -219,3 +219,19 @@ fn mixed_samples_are_refused() {
         g.push("Mul", &[x, w[0]], Attrs::new())
     });
 }
+
+#[test]
+fn einsum() {
+    let equation = |e: &'static str| {
+        move |g: &mut Graph, x: ValueId, w: &[ValueId], _: i64| g.push("Einsum", &[x, w[0]], attr("equation", e))
+    };
+    agrees(&floats(&[3, 2, 4]), &[&[4, 5]], &equation("bij,jk->bik"));
+    agrees(&floats(&[3, 2, 4]), &[&[5, 2]], &equation("bil,oi->bol"));
+    // an axis that both share, and samples on the left alone
+    agrees(&floats(&[3, 2, 4, 5]), &[&[2, 6, 5]], &equation("bhwc,hkc->bhwk"));
+    agrees(&floats(&[3, 2, 4]), &[&[2, 4]], &equation("bij,ij->bj"));
+    agrees(&floats(&[3, 2]), &[&[4]], &equation("bi,o->bio"));
+    agrees(&floats(&[3, 2]), &[&[3, 2, 4]], &|g, x, w, _| {
+        g.push("Einsum", &[x, w[0], x], attr("equation", "bi,jio,bi->bjo"))
+    });
+}

@@ -98,21 +98,25 @@ pub fn gradient_graph(
 }
 
 /// The cross-entropy of a batch.
-struct CrossEntropy {
+pub(crate) struct CrossEntropy {
     /// `z`: `[samples, classes]`.
-    logits: ValueId,
+    pub(crate) logits: ValueId,
     /// `ℓ_n = −log softmax(z_n)[y_n]`: `[samples]`.
-    losses: ValueId,
+    pub(crate) losses: ValueId,
     /// `∂ℓ_n/∂z_n = softmax(z_n) − e_{y_n}`: `[samples, classes]`. The sweep starts here: the samples can be
     /// followed from the first step on, and nothing is lost to the logarithm. The entry of the true class is
     /// minus the sum of the others, since `p_y − 1` keeps few digits where the answer is nearly sure, as answers
     /// to codes are.
-    slope: ValueId,
+    pub(crate) slope: ValueId,
 }
 
-fn cross_entropy(g: &mut Graph, head: &Head, labels: ValueId) -> Result<CrossEntropy> {
+/// The cross-entropy of `int64 [samples]` class ids.
+///
+/// # Errors
+/// When the head's shape is not a classifier's.
+pub(crate) fn cross_entropy(g: &mut Graph, head: &Head, labels: ValueId) -> Result<CrossEntropy> {
     let (n, classes) = (g.batch, head.classes);
-    let logits = ops::reshape(g, head.logits, &[n, classes])?;
+    let logits = head.rows(g)?;
     let log_p = g.push("LogSoftmax", &[logits], Attrs::new().with("axis", 1))?;
     let ids: Vec<i64> = (0..i64::try_from(classes).unwrap_or(i64::MAX)).collect();
     let ids = g.ints(&ids);
@@ -144,7 +148,7 @@ fn squared_sum(g: &mut Graph, d: ValueId, u: ValueId) -> Result<ValueId> {
 }
 
 /// `wanted`, or a variation that no value of the model is called.
-fn free_name(g: &Graph, wanted: &str) -> String {
+pub(crate) fn free_name(g: &Graph, wanted: &str) -> String {
     let mut name = wanted.to_owned();
     while g.find(&name).is_some() {
         name.push('_');

@@ -1,20 +1,45 @@
 //! The classifier's head: which value holds the logits, and which weights make them from the features.
 
+mod softmax;
+
 use crate::error::{Error, Result};
-use crate::graph::{Batch, Graph, Node, Source, ValueId, passes};
+use crate::graph::{Attrs, Batch, Graph, Node, Source, ValueId, passes};
+use crate::ops;
+use crate::tensor::Array;
+use softmax::{Form, recognise};
 
 /// Where a model answers.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// The model's output that names the class.
     pub output: ValueId,
-    /// The value before a trailing Softmax or LogSoftmax: `[samples, classes]`, possibly followed by
-    /// extents of 1.
+    /// The value before a trailing Softmax, LogSoftmax or Sigmoid: for each sample one number a class, or one number
+    /// in all for two classes.
     pub logits: ValueId,
     /// Number of classes.
     pub classes: usize,
-    /// The op that was peeled off, if any.
+    /// What was peeled off, if anything: `Softmax`, `LogSoftmax` or `Sigmoid`, in one node or in several.
     pub peeled: Option<&'static str>,
+    /// True when one logit z stands for two classes: class 1 is answered where z > 0.
+    pub is_binary: bool,
+}
+
+impl Head {
+    /// The logits as `[samples, classes]`. Two classes that share one logit z have the logits 0 and z, whose softmax
+    /// cross-entropy is the binary cross-entropy of z.
+    ///
+    /// # Errors
+    /// Never for a head of this graph.
+    pub fn rows(&self, g: &mut Graph) -> Result<ValueId> {
+        let n = g.batch;
+        if !self.is_binary {
+            return ops::reshape(g, self.logits, &[n, self.classes]);
+        }
+        let z = ops::reshape(g, self.logits, &[n, 1])?;
+        let pair = Array::from_vec(&[1, 2], vec![0.0f32, 1.0])?.to_float(g.dtype(z));
+        let pair = g.constant(pair);
+        g.push("Mul", &[z, pair], Attrs::new())
+    }
 }
 
 fn producer(g: &Graph, id: ValueId) -> Option<&Node> {
@@ -24,66 +49,87 @@ fn producer(g: &Graph, id: ValueId) -> Option<&Node> {
     }
 }
 
-/// Finds the head behind the output named `output`, or behind the only output that can be one.
+/// How many numbers a value holds for each sample, where it is `[samples, …]` of floats with at most one further axis
+/// that is longer than 1.
+fn per_sample(g: &Graph, id: ValueId) -> Option<usize> {
+    let value = g.value(id);
+    let (&samples, rest) = value.ty.shape.split_first()?;
+    let is_row = samples == g.batch && rest.iter().filter(|&&d| d != 1).count() <= 1;
+    (is_row && value.ty.dtype.is_float() && value.batch != Batch::None).then(|| rest.iter().product())
+}
+
+/// Finds the head behind the output named `output`, or behind the only output that can be one. Several outputs with
+/// the same logits behind them (logits and their softmax) are one head.
 ///
 /// # Errors
 /// When there is no such output, several could be meant, or it does not look like a classifier's.
 pub fn find_head(g: &Graph, output: Option<&str>) -> Result<Head> {
-    let names: Vec<String> = g.outputs.iter().map(|&o| format!("'{}' {}", g.label(o), g.value(o).ty)).collect();
-    let fits = |&id: &ValueId| {
-        let ty = &g.value(id).ty;
-        ty.dtype.is_float()
-            && ty.shape.len() >= 2
-            && ty.shape[0] == g.batch
-            && ty.shape[1] > 1
-            && ty.shape[2..].iter().all(|&d| d == 1)
-            && g.value(id).batch != Batch::None
-    };
-    let output = match output {
-        Some(name) => {
-            let found = g.outputs.iter().copied().find(|&o| g.value(o).name.as_deref() == Some(name));
-            found.ok_or_else(|| {
-                Error::invalid(format!("the model has no output '{name}'; it has {}", names.join(", ")))
-            })?
-        }
-        None => match g.outputs.iter().copied().filter(fits).collect::<Vec<_>>()[..] {
-            [one] => one,
-            [] => {
-                return Err(Error::unsupported(format!(
-                    "no output is [samples, classes] of floats, as a classifier's is; the model has {}",
-                    names.join(", ")
-                )));
-            }
-            _ => {
-                return Err(Error::invalid(format!(
-                    "several outputs could be the answer; choose with --output: {}",
-                    names.join(", ")
-                )));
-            }
-        },
-    };
-    if !fits(&output) {
-        return Err(Error::unsupported(format!(
-            "output '{}' is {}, not [{}, classes] of floats",
-            g.label(output),
-            g.value(output).ty,
-            g.batch
-        )));
+    let told =
+        || g.outputs.iter().map(|&o| format!("'{}' {}", g.label(o), g.value(o).ty)).collect::<Vec<_>>().join(", ");
+    if let Some(name) = output {
+        let found = g.outputs.iter().copied().find(|&o| g.value(o).name.as_deref() == Some(name));
+        let found =
+            found.ok_or_else(|| Error::invalid(format!("the model has no output '{name}'; it has {}", told())))?;
+        return head_of(g, found)?.ok_or_else(|| no_head(g, &told()));
     }
-    let (mut logits, mut peeled) = (output, None);
-    while let Some(node) = producer(g, logits) {
-        let name = node.op.spec().name;
+    let mut heads: Vec<Head> = Vec::new();
+    for &o in &g.outputs {
+        if let Some(head) = head_of(g, o)?
+            && !heads.iter().any(|h| h.logits == head.logits)
+        {
+            heads.push(head);
+        }
+    }
+    match heads.len() {
+        0 => Err(no_head(g, &told())),
+        1 => heads.pop().ok_or_else(|| Error::internal("no head")),
+        _ => Err(Error::invalid(format!("several outputs could be the answer; choose with --output: {}", told()))),
+    }
+}
+
+fn no_head(g: &Graph, told: &str) -> Error {
+    let several: Vec<String> = g
+        .outputs
+        .iter()
+        .filter(|&&o| per_sample(g, o) == Some(1))
+        .map(|&o| {
+            format!("'{}' is one number a sample, which names two classes only where it ends in Sigmoid", g.label(o))
+        })
+        .collect();
+    let why = if several.is_empty() { String::new() } else { format!("; {}", several.join("; ")) };
+    Error::unsupported(format!(
+        "no output is [samples, classes] of floats, as a classifier's is; the model has {told} for {} samples{why}",
+        g.batch
+    ))
+}
+
+/// The head behind one output, if it can be a classifier's.
+fn head_of(g: &Graph, output: ValueId) -> Result<Option<Head>> {
+    let Some(k) = per_sample(g, output).filter(|&k| k > 0) else { return Ok(None) };
+    let answer = behind_views(g, output);
+    let Some((form, z)) = recognise(g, answer, k)? else {
+        let head = Head { output, logits: answer, classes: k, peeled: None, is_binary: false };
+        return Ok((k > 1).then_some(head));
+    };
+    let is_binary = matches!(form, Form::Sigmoid | Form::SigmoidPair);
+    let classes = if is_binary { 2 } else { k };
+    Ok(Some(Head { output, logits: behind_views(g, z), classes, peeled: Some(form.name()), is_binary }))
+}
+
+/// What a value only shows in another shape or float type.
+fn behind_views(g: &Graph, mut id: ValueId) -> ValueId {
+    while let Some(node) = producer(g, id) {
         let Some(Some(x)) = node.inputs.first().copied() else { break };
-        let view = g.view_of(node);
-        let on_classes = || view.axis(view.int("axis", -1)?, g.shape(x).len()).map(|a| a == 1);
-        match name {
-            "Softmax" | "LogSoftmax" if peeled.is_none() && fits(&x) && on_classes()? => peeled = Some(name),
-            "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" | "Dropout" if fits(&x) => {}
-            _ => break,
+        let is_view = matches!(
+            node.op.spec().name,
+            "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout"
+        );
+        if !is_view || per_sample(g, x) != per_sample(g, id) {
+            break;
         }
-        logits = x;
+        id = x;
     }
-    Ok(Head { output, logits, classes: g.shape(logits)[1], peeled })
+    id
 }
 
 /// The weights of the last layer: those of the last product with a weight (Gemm, MatMul, Conv) before the

@@ -5,11 +5,9 @@ use crate::classifier::{Classifier, ClassifierOptions};
 use crate::engine::choose::{Choice, Chosen, choose};
 use crate::error::{Error, Result};
 pub(super) use crate::files::same_file;
-use crate::inputs::{self, Expected, Labelled, Scaling, Split};
+use crate::inputs::{self, Labelled, Scaling, Split};
 use crate::report::{self, Progress};
-use crate::tensor::TensorType;
 use clap::{Args, ValueEnum};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The model and how its open extents are bound.
@@ -23,6 +21,14 @@ pub(super) struct ModelArgs {
     /// Binds an extent that the model leaves open, by the name the model gives it.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
     pub dims: Vec<(String, usize)>,
+    /// The axis that holds the samples, where the model does not tell; without INPUT that of the first input.
+    #[arg(long = "batch-axis", value_name = "[INPUT=]AXIS", value_parser = parse_axis)]
+    pub batch_axes: Vec<(String, usize)>,
+}
+
+fn parse_axis(text: &str) -> Result<(String, usize), String> {
+    let (name, axis) = text.rsplit_once('=').unwrap_or(("", text));
+    Ok((name.to_owned(), axis.parse().map_err(|_| "AXIS must be a whole number from 0")?))
 }
 
 fn parse_dim(text: &str) -> Result<(String, usize), String> {
@@ -34,9 +40,22 @@ fn parse_dim(text: &str) -> Result<(String, usize), String> {
 impl ModelArgs {
     /// Reads the model.
     pub(super) fn open(&self) -> Result<Classifier> {
-        let dims: BTreeMap<String, usize> = self.dims.iter().cloned().collect();
-        let options = ClassifierOptions { output: self.output.clone(), dims, sample: None };
+        Classifier::open(&self.model, self.options()).map_err(|e| named(e, &self.model))
+    }
+    /// Reads the model; extents that it leaves open are those of the labelled inputs at `path`.
+    pub(super) fn open_for(&self, path: &Path, scaling: &ScaleArgs) -> Result<Classifier> {
+        let samples = inputs::sample_shapes(path, scaling.split.into()).map_err(|e| named(e, path))?;
+        let options = ClassifierOptions { samples, ..self.options() };
         Classifier::open(&self.model, options).map_err(|e| named(e, &self.model))
+    }
+    /// How the model is read, as the flags say.
+    pub(super) fn options(&self) -> ClassifierOptions {
+        ClassifierOptions {
+            output: self.output.clone(),
+            dims: self.dims.iter().cloned().collect(),
+            batch_axes: self.batch_axes.iter().cloned().collect(),
+            ..ClassifierOptions::default()
+        }
     }
 }
 
@@ -130,18 +149,32 @@ enum SplitName {
     Train,
 }
 
+impl From<SplitName> for Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Test => Self::Test,
+            SplitName::Train => Self::Train,
+        }
+    }
+}
+
 impl ScaleArgs {
+    /// The flags that were given.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--scale", self.scale.is_some()),
+            ("--mean", !self.mean.is_empty()),
+            ("--std", !self.std.is_empty()),
+            ("--limit", self.limit.is_some()),
+        ];
+        flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
     /// Reads labelled inputs that fit the model.
     pub(super) fn load(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Labelled> {
-        let input = classifier.input();
-        let sample = TensorType::new(input.dtype, classifier.sample_shape());
-        let expected = Expected { sample, classes: classifier.classes(), extra: classifier.extra_inputs() };
+        let expected = classifier.expected();
         let options = inputs::Options {
             scaling: Scaling { scale: self.scale, mean: self.mean.clone(), std: self.std.clone() },
-            split: match self.split {
-                SplitName::Test => Split::Test,
-                SplitName::Train => Split::Train,
-            },
+            split: self.split.into(),
             limit: self.limit,
             seed,
         };

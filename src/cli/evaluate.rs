@@ -54,7 +54,7 @@ struct Report {
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<Status> {
-        let classifier = self.model.open()?;
+        let classifier = self.model.open_for(&self.data, &self.scaling)?;
         if let Some(c) = self.forgotten.iter().find(|&&c| c >= classifier.classes()) {
             return Err(Error::invalid(format!(
                 "class {c} is out of range: the model has {} classes",
@@ -64,6 +64,7 @@ impl Args {
         let data = self.scaling.load(&self.data, &classifier, self.seed)?;
         let chosen = self.engine.open()?;
         let engine = chosen.engine.as_ref();
+        let classifier = classifier.on(engine)?;
         let weights = Weights::upload(engine, &classifier.bind(1)?)?;
         let mut answerer = Answerer::new(&classifier, engine, data.len().min(128), false)?;
         let progress = context.progress("evaluate", data.len());

@@ -60,7 +60,7 @@ struct Report {
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<Status> {
         check_target(&self.o, &[&self.model.model, &self.inputs])?;
-        let classifier = self.model.open()?;
+        let classifier = self.model.open_for(&self.inputs, &self.scaling)?;
         let data = self.scaling.load(&self.inputs, &classifier, self.seed)?;
         let by_class = data.by_class();
         let all: Vec<usize> = by_class.keys().copied().collect();
@@ -76,6 +76,7 @@ impl Args {
         };
         let chosen = self.engine.open()?;
         let engine = chosen.engine.as_ref();
+        let classifier = classifier.on(engine)?;
         let weights = Weights::upload(engine, &classifier.bind(1)?)?;
         let progress = context.progress("fisher", data.len());
         let start = Instant::now();

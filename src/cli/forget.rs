@@ -1,15 +1,19 @@
 //! `forget`: the main job.
 
-use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, same_file};
+use super::codes::{Made, SynthesisArgs};
+use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
 use super::{Context, Status};
+use crate::classifier::Classifier;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
 use crate::forget::{self, Change, Method, Outcome, Request, Rule, Stage, Strength};
+use crate::inputs::Labelled;
 use crate::onnx::{PatchOptions, patch, recover};
 use crate::report::{Align, Table, format};
 use clap::ValueEnum;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -34,9 +38,9 @@ pub(super) struct Args {
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
     classes: Vec<usize>,
     /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
-    /// folder of images per class.
+    /// folder of images per class. Without them inputs are made from the model alone.
     #[arg(long, value_name = "PATH")]
-    inputs: PathBuf,
+    inputs: Option<PathBuf>,
     /// The new model.
     #[arg(short, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
     o: Option<PathBuf>,
@@ -58,9 +62,11 @@ pub(super) struct Args {
     /// Dampening: scale of what is left of a weight.
     #[arg(long, value_name = "V", requires = "alpha")]
     lambda: Option<f64>,
-    /// Decides which samples --limit keeps; the search itself draws nothing.
+    /// Decides the inputs that are made, or which samples --limit keeps; the search itself draws nothing.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    synthesis: SynthesisArgs,
     #[command(flatten)]
     scaling: ScaleArgs,
     #[command(flatten)]
@@ -82,6 +88,8 @@ struct InputReport {
 struct Report {
     file: PathBuf,
     engine: EngineReport,
+    /// Inputs that were made, where none were given.
+    made: Option<Made>,
     classes: Vec<usize>,
     rule: &'static str,
     strength: Vec<(&'static str, f64)>,
@@ -104,7 +112,8 @@ impl Args {
         self.classes.dedup();
         let method = self.method()?;
         let target = self.o.clone().unwrap_or_else(|| self.model.model.clone());
-        check_target(&target, &[&self.inputs])?;
+        let read: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
+        check_target(&target, &read)?;
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
@@ -113,12 +122,15 @@ impl Args {
                 eprintln!("note: completed the change of {} that a stopped run had begun", written.display());
             }
         }
-        let classifier = self.model.open()?;
+        let classifier = self.classifier()?;
         if self.in_place {
             classifier.model().lock()?;
         }
-        let data = self.scaling.load(&self.inputs, &classifier, self.seed)?;
+        classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
+        forget::check_range(&self.classes, classifier.classes())?;
         let chosen = self.engine.open()?;
+        let classifier = classifier.on(chosen.engine.as_ref())?;
+        let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let engine = EngineReport::new(&chosen);
         let request = Request { classes: self.classes.clone(), method };
         let fisher = context.progress("fisher", data.len());
@@ -142,9 +154,47 @@ impl Args {
             .collect::<Result<Vec<_>>>()?;
         let options = PatchOptions { in_place: self.in_place, ..PatchOptions::default() };
         patch(model, &changes, &target, &options)?;
-        let report = self.report(target, engine, outcome, &data.y, start.elapsed().as_secs_f64());
+        let report = self.report(target, engine, made, outcome, &data.y, start.elapsed().as_secs_f64());
         context.print(&report, || text(&report))?;
         Ok(Status::Done)
+    }
+
+    /// The model, from its embedding on where inputs are to be made and it takes integers.
+    fn classifier(&self) -> Result<Classifier> {
+        match &self.inputs {
+            Some(path) => self.model.open_for(path, &self.scaling),
+            None => {
+                let classifier = self.model.open()?;
+                let of_integers = classifier.input().dtype.is_int();
+                if of_integers { classifier.from_embedding() } else { Ok(classifier) }
+            }
+        }
+    }
+
+    /// The labelled inputs that are given, or made, and what is to be said of the latter.
+    fn labelled(
+        &self,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        context: &Context,
+    ) -> Result<(Labelled, Option<Made>)> {
+        match &self.inputs {
+            Some(path) => {
+                if let [flag, ..] = self.synthesis.given()[..] {
+                    return Err(Error::invalid(format!(
+                        "{flag} is for inputs that are made from the model; --inputs gives them"
+                    )));
+                }
+                Ok((self.scaling.load(path, classifier, self.seed)?, None))
+            }
+            None => {
+                if let [flag, ..] = self.scaling.given()[..] {
+                    return Err(Error::invalid(format!("{flag} is for inputs that are read; give them with --inputs")));
+                }
+                let (made, report) = self.synthesis.make(classifier, engine, self.seed, context)?;
+                Ok((made.inputs, Some(report)))
+            }
+        }
     }
 
     fn method(&self) -> Result<Method> {
@@ -171,11 +221,20 @@ impl Args {
         }
     }
 
-    fn report(&self, file: PathBuf, engine: EngineReport, o: Outcome, truth: &[usize], seconds: f64) -> Report {
+    fn report(
+        &self,
+        file: PathBuf,
+        engine: EngineReport,
+        made: Option<Made>,
+        o: Outcome,
+        truth: &[usize],
+        seconds: f64,
+    ) -> Report {
         let names = o.strength.rule().strengths();
         Report {
             file,
             engine,
+            made,
             classes: self.classes.clone(),
             rule: match o.strength.rule() {
                 Rule::Ratio => "ratio",
@@ -228,6 +287,9 @@ fn text(r: &Report) -> String {
         r.candidates,
         r.seed
     );
+    if let Some(made) = &r.made {
+        out += &format!("inputs:   {made}\n");
+    }
     if let Some(why) = &r.one_by_one {
         out += &format!("samples ran one by one: {why}\n");
     }

@@ -2,7 +2,7 @@
 
 use super::common::{ModelArgs, named};
 use super::{Context, Status};
-use crate::classifier::{Classifier, ClassifierOptions};
+use crate::classifier::Classifier;
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::onnx::import::{node_label, obstacles};
@@ -56,9 +56,7 @@ impl Args {
     pub(super) fn run(self, context: &Context) -> Result<Status> {
         let model = Model::open(&self.model.model).map_err(|e| named(e, &self.model.model))?;
         let mut report = describe(&model, &self.model);
-        let dims = self.model.dims.iter().cloned().collect();
-        let options = ClassifierOptions { output: self.model.output.clone(), dims, sample: None };
-        match Classifier::from_model(model, options).and_then(|c| head(&c)) {
+        match Classifier::from_model(model, self.model.options()).and_then(|c| head(&c)) {
             Ok((found, trainable)) => {
                 for w in &mut report.weights {
                     w.trainable = trainable.contains(&w.name);

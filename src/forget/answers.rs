@@ -68,11 +68,12 @@ impl Answerer {
         let head = classifier.head(&graph)?;
         let ids = head_weights(&graph, &head);
         let names: Vec<String> = ids.iter().map(|&id| graph.label(id)).collect();
+        let logits = head.rows(&mut graph)?;
         let weight_ids = graph.feed_weights();
-        let mut outputs = vec![head.logits];
+        let mut outputs = vec![logits];
         let mut head_ids = Vec::new();
         if old_head && ids.len() < weight_ids.len() {
-            outputs.push(second_head(&mut graph, head.logits, &ids, &mut head_ids)?);
+            outputs.push(second_head(&mut graph, logits, &ids, &mut head_ids)?);
         }
         graph.outputs = outputs;
         let batch = graph.batch;

@@ -131,17 +131,26 @@ fn finite(answers: Answers) -> Result<Answers> {
     }
 }
 
-/// Checks the classes to forget; returns the others that have inputs.
-fn check_classes(forgotten: &[usize], classes: usize, data: &Labelled) -> Result<Vec<usize>> {
+/// Checks that there are classes to forget and that the model has them.
+///
+/// # Errors
+/// When there is none, or one is out of range.
+pub fn check_range(forgotten: &[usize], classes: usize) -> Result<()> {
     if forgotten.is_empty() {
         return Err(Error::invalid("no class to forget was named"));
     }
-    if let Some(c) = forgotten.iter().find(|&&c| c >= classes) {
-        return Err(Error::invalid(format!(
+    match forgotten.iter().find(|&&c| c >= classes) {
+        Some(c) => Err(Error::invalid(format!(
             "class {c} is out of range: the model has {classes} classes, 0 to {}",
             classes - 1
-        )));
+        ))),
+        None => Ok(()),
     }
+}
+
+/// Checks the classes to forget; returns the others that have inputs.
+fn check_classes(forgotten: &[usize], classes: usize, data: &Labelled) -> Result<Vec<usize>> {
+    check_range(forgotten, classes)?;
     let by_class = data.by_class();
     if let Some(c) = forgotten.iter().find(|c| !by_class.contains_key(c)) {
         return Err(Error::invalid(format!("no labelled input belongs to class {c}, which is to be forgotten")));

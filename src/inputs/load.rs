@@ -11,6 +11,8 @@ use std::path::Path;
 /// What a model takes and answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expected {
+    /// Name of the model's first input; a `.npz` file may hold it under this name or as `x`.
+    pub name: String,
     /// One sample of the model's first input: its type without the batch axis.
     pub sample: TensorType,
     /// Number of classes that the model tells apart.
@@ -22,7 +24,7 @@ pub struct Expected {
 impl Expected {
     /// For a model with one input, given the type of one sample.
     pub fn new(sample: TensorType, classes: usize) -> Self {
-        Self { sample, classes, extra: BTreeMap::new() }
+        Self { name: "x".to_owned(), sample, classes, extra: BTreeMap::new() }
     }
     /// For a model with one input, given that input's type with the batch axis first.
     ///
@@ -124,6 +126,29 @@ pub fn load(path: &Path, expected: &Expected, options: &Options) -> Result<Label
     )))
 }
 
+/// The shape of one sample of every array at `path`, by name, without reading the elements: of an `.npz` file's
+/// arrays, or of IDX images as `x`. Nothing for a folder of image files.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn sample_shapes(path: &Path, split: Split) -> Result<BTreeMap<String, Vec<usize>>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if name.to_lowercase().ends_with(".npz") && path.is_file() {
+        return npz::sample_shapes(path);
+    }
+    let images = if path.is_dir() {
+        let files: Vec<String> =
+            folder::entries(path)?.into_iter().filter(|(_, p)| p.is_file()).map(|(n, _)| n).collect();
+        idx::find(&files, split)?.map(|images| path.join(images))
+    } else {
+        idx::is_images(&name).then(|| path.to_path_buf())
+    };
+    let Some(images) = images else { return Ok(BTreeMap::new()) };
+    let (x, _) = idx::load(&images).map_err(|e| e.at(images.display()))?;
+    // grey images have one channel
+    Ok(BTreeMap::from([("x".to_owned(), [&[1], x.shape.get(1..).unwrap_or_default()].concat())]))
+}
+
 fn from_idx(images: &Path, expected: &Expected, options: &Options) -> Result<Labelled> {
     no_extra(expected)?;
     let (x, y) = idx::load(images)?;
@@ -165,10 +190,10 @@ fn from_folder_of_classes(root: &Path, expected: &Expected, options: &Options) -
 }
 
 fn no_extra(expected: &Expected) -> Result<()> {
-    match expected.extra.keys().next() {
-        Some(name) => {
-            Err(Error::invalid(format!("the model has a second input {name:?}, which only a .npz file can hold")))
-        }
+    match expected.extra.iter().next() {
+        Some((name, ty)) => Err(Error::invalid(format!(
+            "the model has a second input {name:?} ({ty} a sample), which only a .npz file can hold"
+        ))),
         None => Ok(()),
     }
 }

@@ -5,14 +5,17 @@
 //! folders with one folder of images per class.
 
 pub mod codes;
+mod descent;
+pub(crate) mod embedding;
 mod folder;
 mod idx;
 mod load;
 mod npy;
 pub mod npz;
 mod raw;
+pub mod synthesis;
 
-pub use load::{Expected, Options, Split, load, split_of};
+pub use load::{Expected, Options, Split, load, sample_shapes, split_of};
 pub use raw::Scaling;
 
 use crate::each_type;
@@ -30,7 +33,7 @@ pub const MAX_BYTES: u64 = 8 << 30;
 /// Samples and the class of each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Labelled {
-    /// The model's first input, `[n, ...]`: float32, or integers where the model takes integers.
+    /// The model's first input, `[n, ...]`: float32, float64 where the model is, or integers where it takes integers.
     pub x: Array,
     /// Class id of every sample.
     pub y: Vec<usize>,
@@ -166,7 +169,9 @@ impl Labelled {
         check_array("x", &self.x, &expected.sample)?;
         for (name, ty) in &expected.extra {
             let a = self.extra.get(name).ok_or_else(|| {
-                Error::invalid(format!("the model's input {name:?} is missing from the labelled inputs"))
+                Error::invalid(format!(
+                    "the model's input {name:?} ({ty} a sample) is missing from the labelled inputs"
+                ))
             })?;
             check_array(name, a, ty)?;
         }

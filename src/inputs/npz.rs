@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::memory;
 use crate::tensor::Array;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
@@ -47,10 +48,15 @@ impl<R: Read + Seek> Npz<R> {
         all.sort();
         all
     }
+    /// The entry that holds an array.
+    fn entry_of(&self, key: &str) -> Option<String> {
+        [format!("{key}.npy"), key.to_owned()].into_iter().find(|n| self.archive.index_for_name(n).is_some())
+    }
+    fn holds(&self, key: &str) -> bool {
+        self.entry_of(key).is_some()
+    }
     fn get(&mut self, key: &str) -> Result<Raw> {
-        let name =
-            [format!("{key}.npy"), key.to_owned()].into_iter().find(|n| self.archive.index_for_name(n).is_some());
-        match name {
+        match self.entry_of(key) {
             Some(name) => self.entry(&name).map_err(|e| e.at(format!("array {key:?}"))),
             None => Err(Error::invalid(format!("no array {key:?}; the file holds {}", quoted(&self.keys())))),
         }
@@ -116,14 +122,39 @@ pub fn load_from(reader: impl Read + Seek, bytes: u64, expected: &Expected, opti
 }
 
 fn labelled<R: Read + Seek>(mut npz: Npz<R>, expected: &Expected, options: &Options) -> Result<Labelled> {
-    let x = npz.get("x")?.fit("x", &expected.sample.shape, false)?;
+    // several inputs may all go by their names
+    let own = !npz.holds("x") && npz.holds(&expected.name);
+    let x = npz.get(if own { &expected.name } else { "x" })?.fit("x", &expected.sample.shape, false)?;
     let y = npz.get("y")?.into_classes()?;
     let extra = expected
         .extra
         .iter()
-        .map(|(name, ty)| Ok((name.clone(), npz.get(name)?.fit(name, &ty.shape, false)?)))
+        .map(|(name, ty)| {
+            let found = npz.get(name).map_err(|e| e.at(format!("the model's input {name:?}, {ty} a sample")))?;
+            Ok((name.clone(), found.fit(name, &ty.shape, false)?))
+        })
         .collect::<Result<_>>()?;
     assemble(x, y, extra, expected, options)
+}
+
+/// Shape of every array in a file without its first axis, by name; only headers are read.
+///
+/// # Errors
+/// When the file cannot be read or is no zip file.
+pub fn sample_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
+    let read = || {
+        let mut npz = Npz::open(path)?;
+        let mut shapes = BTreeMap::new();
+        for key in npz.keys() {
+            let Some(name) = npz.entry_of(&key) else { continue };
+            let mut entry = npz.archive.by_name(&name).map_err(|e| Error::format(e.to_string()))?;
+            // what cannot be read is told when it is
+            let Ok(header) = npy::Header::read(&mut entry) else { continue };
+            shapes.insert(key, header.shape.get(1..).unwrap_or_default().to_vec());
+        }
+        Ok(shapes)
+    };
+    read().map_err(|e: Error| e.at(path.display()))
 }
 
 /// Names of the arrays in a file, sorted.

@@ -32,8 +32,8 @@ struct Affine {
 }
 
 impl Affine {
-    fn apply(&self, v: f64) -> f32 {
-        ((v * self.scale - self.mean) / self.std) as f32
+    fn apply(&self, v: f64) -> f64 {
+        (v * self.scale - self.mean) / self.std
     }
 }
 
@@ -314,23 +314,23 @@ impl Raw {
             }
             return data.into_integers(name, elem, ty.dtype, &shape);
         }
-        if (n * each) as u64 * 4 > MAX_BYTES {
+        if (n * each) as u64 * if ty.dtype == DType::F64 { 8 } else { 4 } > MAX_BYTES {
             return Err(Error::invalid(format!("{name} of shape {shape:?} is too large; use fewer samples")));
         }
         let (maps, run) = scaling.per_channel(&sample, elem == Elem::U8)?;
-        let v = match data {
-            Data::F32(v) if !scaling.changes() => v,
-            Data::F32(v) => scaled(v.into_iter().map(f64::from), &maps, run),
-            Data::F64(v) => scaled(v.into_iter(), &maps, run),
-            Data::Byte(v) => scaled(v.into_iter().map(f64::from), &maps, run),
-            Data::Int(v) => scaled(v.into_iter().map(|v| v as f64), &maps, run),
+        let v: Box<dyn Iterator<Item = f64>> = match data {
+            Data::F32(v) if !scaling.changes() && ty.dtype == DType::F32 => return Array::from_vec(&shape, v),
+            Data::F32(v) => Box::new(v.into_iter().map(f64::from)),
+            Data::F64(v) => Box::new(v.into_iter()),
+            Data::Byte(v) => Box::new(v.into_iter().map(f64::from)),
+            Data::Int(v) => Box::new(v.into_iter().map(|v| v as f64)),
         };
-        Array::from_vec(&shape, v)
+        let scaled = v.enumerate().map(|(i, v)| maps[i / run.max(1) % maps.len()].apply(v));
+        match ty.dtype {
+            DType::F64 => Array::from_vec(&shape, scaled.collect::<Vec<f64>>()),
+            _ => Array::from_vec(&shape, scaled.map(|v| v as f32).collect()),
+        }
     }
-}
-
-fn scaled(v: impl Iterator<Item = f64>, maps: &[Affine], run: usize) -> Vec<f32> {
-    v.enumerate().map(|(i, v)| maps[i / run.max(1) % maps.len()].apply(v)).collect()
 }
 
 impl Data {

@@ -2,6 +2,7 @@
 
 use super::external::{DataFile, DataFiles, Entry};
 use super::files::{self, Identity, Opened};
+use super::import::weight_name;
 use super::journal;
 use super::proto::{AttributeType, DataLocation, ModelProto, NodeProto, TensorProto};
 use super::scan::{Found, Place, scan};
@@ -129,7 +130,7 @@ impl Model {
         self.opsets.get(canonical(domain)).copied()
     }
     /// The float tensors of the top-level graph in the order of the file: initializers and values of
-    /// Constant nodes.
+    /// Constant nodes; and those of Constant nodes in functions, named `domain.function/value`.
     pub fn weights(&self) -> &[Weight] {
         &self.weights
     }
@@ -221,19 +222,22 @@ impl Model {
             Place::Initializer(i) => {
                 let t = graph.initializer.get(i);
                 let t = t.ok_or_else(|| Error::internal("the scan and the decoder disagree"))?;
-                (t.name(), t)
+                (t.name().to_owned(), t)
             }
             Place::Attribute { node, attribute } => {
-                let Some((node, output)) = graph.node.get(node).and_then(constant) else { return Ok(None) };
-                let value = node.attribute.get(attribute).filter(|a| a.name() == "value");
-                let Some(t) = value.and_then(|a| a.t.as_deref()) else { return Ok(None) };
-                (output, t)
+                let Some((output, t)) = value(graph.node.get(node), attribute) else { return Ok(None) };
+                (output.to_owned(), t)
+            }
+            Place::Body { function, node, attribute } => {
+                let Some(f) = self.proto.functions.get(function) else { return Ok(None) };
+                let Some((output, t)) = value(f.node.get(node), attribute) else { return Ok(None) };
+                (weight_name(f, output), t)
             }
         };
         if name.is_empty() || Storage::from_onnx(tensor.data_type()).is_none() {
             return Ok(None);
         }
-        Weight::of_tensor(name, tensor, found, span).map(Some).map_err(|e| e.at(format!("'{name}'")))
+        Weight::of_tensor(&name, tensor, found, span).map(Some).map_err(|e| e.at(format!("'{name}'")))
     }
 }
 
@@ -249,6 +253,13 @@ fn floats(node: Option<&NodeProto>, attribute: usize, found: &Found) -> Option<W
     };
     let place = weights::Place::Model(found.floats.clone());
     Some(Weight { name: output.to_owned(), shape, storage: Storage::F32, path: found.path.clone(), place })
+}
+
+/// The tensor that a Constant node holds in this attribute, and its name.
+fn value(node: Option<&NodeProto>, attribute: usize) -> Option<(&str, &TensorProto)> {
+    let (node, output) = node.and_then(constant)?;
+    let value = node.attribute.get(attribute).filter(|a| a.name() == "value")?;
+    Some((output, value.t.as_deref()?))
 }
 
 /// A Constant node and the name of its value.

@@ -29,13 +29,15 @@ pub(super) enum Place {
     Initializer(usize),
     /// The tensor in an attribute of `graph.node[node]`.
     Attribute { node: usize, attribute: usize },
+    /// The tensor in an attribute of `functions[function].node[node]`.
+    Body { function: usize, node: usize, attribute: usize },
     /// The floats that stand in such an attribute itself.
     Floats { node: usize, attribute: usize },
-    /// In a subgraph, a function, a sparse tensor, a list.
+    /// In a subgraph, a sparse tensor, a list.
     Elsewhere,
 }
 
-/// A tensor of the top-level graph, or one with external data anywhere.
+/// A tensor of the top-level graph or of a node in a function, or one with external data anywhere.
 #[derive(Debug)]
 pub(super) struct Found {
     pub place: Place,
@@ -197,6 +199,15 @@ impl Walker<'_> {
             }
             (Message::Tensor, [_, n, a, t]) if self.is_top_attribute(1) && t.field.name == "t" => {
                 let place = Place::Attribute { node: index(n), attribute: index(a) };
+                self.tensor = Some(Found::new(place, range));
+            }
+            (Message::Tensor, [f, n, a, t])
+                if f.field.name == "functions"
+                    && n.field.name == "node"
+                    && a.field.name == "attribute"
+                    && t.field.name == "t" =>
+            {
+                let place = Place::Body { function: index(f), node: index(n), attribute: index(a) };
                 self.tensor = Some(Found::new(place, range));
             }
             (Message::Tensor, _) => self.tensor = Some(Found::new(Place::Elsewhere, range)),

@@ -1,7 +1,8 @@
-//! Batch normalization as inference has it: <https://onnx.ai/onnx/operators/onnx__BatchNormalization.html>.
+//! Batch normalization: <https://onnx.ai/onnx/operators/onnx__BatchNormalization.html>. In inference it is an op of its
+//! own; with statistics of the batch (`training_mode = 1`) it is made of others.
 
 use super::support::{PARALLEL, float_type, given};
-use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
+use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Pen, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, ValueId, batch};
 use crate::tensor::{Array, DType, TensorType};
@@ -14,20 +15,8 @@ impl BatchNormalization {
     fn epsilon(n: &NodeView) -> Result<f64> {
         n.float("epsilon", 1e-5)
     }
-}
-
-impl Op for BatchNormalization {
-    fn spec(&self) -> Spec {
-        Spec::new("BatchNormalization", 15, (5, 5)).outputs(1, 5)
-    }
-    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
-        let mode = n.int("training_mode", 0)?;
-        if mode != 0 {
-            return Err(n.unsupported("training_mode", mode));
-        }
-        if n.wanted.iter().skip(1).any(|w| *w) {
-            return Err(Error::unsupported("outputs after the first belong to training, which is not supported"));
-        }
+    /// Checks the parameters against the channels of x, and returns their number.
+    fn channels(n: &NodeView) -> Result<usize> {
         let x = n.ty(0)?;
         let Some(&channels) = x.shape.get(1) else {
             return Err(Error::unsupported(format!("an input of shape {:?} has no channel axis", x.shape)));
@@ -38,7 +27,81 @@ impl Op for BatchNormalization {
                 return Err(Error::format(format!("input {i} is {p}, and {}[{channels}] is needed", x.dtype)));
             }
         }
-        Ok(vec![x.clone(); n.wanted.len().max(1)])
+        Ok(channels)
+    }
+}
+
+/// `y = x̂ · scale + b` with `x̂ = (x − mean) / √(var + epsilon)`, mean and variance those of a channel in this batch;
+/// outputs 1 and 2 move the running statistics towards them, outputs 3 and 4 (before opset 14) are they.
+fn train(p: &mut Pen, x: [ValueId; 5], epsilon: f64, momentum: f64, wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    let [x, scale, bias, running_mean, running_var] = x;
+    let shape = p.shape(x);
+    if shape[1] == 0 || shape.iter().product::<usize>() / shape[1] == 0 {
+        return Err(Error::unsupported(format!("a batch of shape {shape:?} has no statistics")));
+    }
+    let mut channel = vec![1; shape.len()];
+    channel[1] = shape[1];
+    let beside: Vec<i64> = (0..shape.len() as i64).filter(|&a| a != 1).collect();
+    let beside = p.graph().ints(&beside);
+    let mean = p.op("ReduceMean", &[x, beside])?;
+    let centered = p.sub(x, mean)?;
+    let squares = p.mul(centered, centered)?;
+    let var = p.op("ReduceMean", &[squares, beside])?;
+    let shifted = p.shift(var, epsilon)?;
+    let deviation = p.op("Sqrt", &[shifted])?;
+    let normal = p.div(centered, deviation)?;
+    let (scale, bias) = (p.reshape(scale, &channel)?, p.reshape(bias, &channel)?);
+    let scaled = p.mul(normal, scale)?;
+    let mut out = vec![Some(p.add(scaled, bias)?)];
+    let statistics = [(running_mean, mean), (running_var, var)];
+    let moved = statistics.map(|(old, new)| (Some(old), new)).into_iter().chain(statistics.map(|(_, new)| (None, new)));
+    for (wanted, (old, new)) in wanted.iter().skip(1).zip(moved) {
+        out.push(if *wanted {
+            let new = p.reshape(new, &[shape[1]])?;
+            Some(match old {
+                Some(old) => {
+                    let (old, new) = (p.scale(old, momentum)?, p.scale(new, 1.0 - momentum)?);
+                    p.add(old, new)?
+                }
+                None => new,
+            })
+        } else {
+            None
+        });
+    }
+    Ok(out)
+}
+
+impl Op for BatchNormalization {
+    fn spec(&self) -> Spec {
+        Spec::new("BatchNormalization", 15, (5, 5)).outputs(1, 5)
+    }
+    fn expand(
+        &'static self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        wanted: &[bool],
+    ) -> Result<Option<Vec<Option<ValueId>>>> {
+        let n = g.view(self, "", inputs, attrs, wanted);
+        match n.int("training_mode", 0)? {
+            0 => return Ok(None),
+            1 => {}
+            mode => return Err(n.unsupported("training_mode", mode)),
+        }
+        Self::channels(&n)?;
+        let (epsilon, momentum) = (Self::epsilon(&n)?, n.float("momentum", 0.9)?);
+        let &[Some(x), Some(scale), Some(bias), Some(mean), Some(var)] = inputs else {
+            return Err(Error::internal("BatchNormalization takes five inputs"));
+        };
+        train(&mut Pen { g }, [x, scale, bias, mean, var], epsilon, momentum, wanted).map(Some)
+    }
+    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
+        if n.wanted.iter().skip(1).any(|w| *w) {
+            return Err(Error::format("outputs after the first need attribute training_mode = 1"));
+        }
+        Self::channels(n)?;
+        Ok(vec![n.ty(0)?.clone(); n.wanted.len().max(1)])
     }
     fn batch(&self, _: &NodeView, from: &[Batch], _: usize, out: &[TensorType]) -> Vec<Batch> {
         vec![batch::unless_on(from, &[1]); out.len()]
@@ -139,12 +202,27 @@ impl Op for BatchNormalization {
             case("volumes", &[1, 2, 3, 2, 2]),
             case("epsilon", &[2, 3, 2, 2]).attr("epsilon", 0.25f32).attr("momentum", 0.5f32),
             case("one channel", &[3, 1, 2, 2]).sampled_at(1, &Sampler::within(0.5, 1.5)),
+            case("training", &[3, 2, 4, 5]).attr("training_mode", 1),
+            case("training on vectors", &[6, 4]).attr("training_mode", 1).attr("epsilon", 0.25f32),
+            Case::new("BatchNormalization running statistics", &[&[2, 3, 3, 2, 2], &[3], &[3], &[3], &[3]])
+                .attr("training_mode", 1)
+                .attr("momentum", 0.75f32)
+                .outputs(&[true, true, true]),
+            case("running variance alone", &[4, 3, 5]).attr("training_mode", 1).outputs(&[true, false, true]),
+            Case::new("BatchNormalization saved statistics", &[&[4, 3, 5], &[3], &[3], &[3], &[3]])
+                .attr("training_mode", 1)
+                .outputs(&[true, true, true, true, true]),
+            // the mean is 16 times the deviation
+            case("training far from zero", &[8, 2, 6])
+                .attr("training_mode", 1)
+                .sampled_at(0, &Sampler::within(30.0, 34.0))
+                .within(1e-4),
         ]
     }
     fn import(
         &self,
         g: &mut Graph,
-        _: i64,
+        opset: i64,
         inputs: &[Option<ValueId>],
         mut attrs: Attrs,
         wanted: &[bool],
@@ -155,7 +233,16 @@ impl Op for BatchNormalization {
         {
             return Err(Error::unsupported(format!("attribute spatial = {spatial:?} is not supported")));
         }
-        g.push_multi(&Self, inputs, attrs, wanted)
+        let statistics = wanted.iter().skip(1).any(|w| *w);
+        if opset < 14 {
+            // until then asking for the statistics meant training
+            if statistics {
+                attrs.set("training_mode", 1);
+            }
+        } else if wanted.len() > 3 {
+            return Err(Error::format(format!("{} outputs named, it has 3 at most since opset 14", wanted.len())));
+        }
+        g.push_multi(super::find("BatchNormalization")?, inputs, attrs, wanted)
     }
 }
 
@@ -174,11 +261,25 @@ mod tests {
     }
 
     #[test]
-    fn training_is_refused() {
-        assert!(import(15, Attrs::new().with("training_mode", 1), &[true]).is_err());
-        assert!(import(9, Attrs::new(), &[true, true]).is_err());
+    fn every_opset_says_training_in_its_own_way() {
+        let count = |opset, mode: Option<i64>, wanted: &[bool]| {
+            let attrs = mode.map_or_else(Attrs::new, |m| Attrs::new().with("training_mode", m));
+            import(opset, attrs, wanted).ok().map(|y| y.into_iter().flatten().count())
+        };
+        assert_eq!(count(15, Some(1), &[true, true, true]), Some(3));
+        assert_eq!(count(14, Some(1), &[true]), Some(1));
+        assert_eq!(count(14, Some(0), &[true]), Some(1));
+        assert_eq!(count(9, None, &[true, true, true, true, true]), Some(5));
+        assert_eq!(count(7, None, &[true, false, false]), Some(1));
+        // statistics without training, more outputs than there are, a mode that is none
+        assert_eq!(count(15, None, &[true, true]), None);
+        assert_eq!(count(15, Some(1), &[true, true, true, true]), None);
+        assert_eq!(count(15, Some(2), &[true]), None);
+    }
+
+    #[test]
+    fn statistics_of_elements_are_refused() {
         assert!(import(7, Attrs::new().with("spatial", 0), &[true]).is_err());
-        assert!(import(7, Attrs::new().with("spatial", 1), &[true, false, false]).is_ok());
-        assert!(import(14, Attrs::new().with("training_mode", 0), &[true]).is_ok());
+        assert!(import(7, Attrs::new().with("spatial", 1), &[true]).is_ok());
     }
 }

@@ -10,6 +10,7 @@ mod fold;
 mod kernel;
 pub(crate) mod linalg;
 mod pen;
+mod pen_layout;
 pub(crate) mod support;
 mod view;
 mod vjp;
@@ -222,5 +223,5 @@ macro_rules! families {
 families! {
     unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm
     batch_norm softmax reduce arg squares gather scatter variadic lrn
-    activation
+    activation einsum
 }

@@ -9,6 +9,13 @@ pub struct Pen<'g> {
     pub(super) g: &'g mut Graph,
 }
 
+impl<'g> Pen<'g> {
+    /// Writes into this graph.
+    pub fn new(g: &'g mut Graph) -> Self {
+        Self { g }
+    }
+}
+
 impl Pen<'_> {
     /// The graph that is written to.
     pub fn graph(&mut self) -> &mut Graph {

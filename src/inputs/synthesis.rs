@@ -1,0 +1,227 @@
+//! Labelled inputs for a model that never saw any: each is found by gradient descent on the model's input, from noise
+//! to something that is answered with its class, without data and without training.
+
+use super::descent::{Arrived, Course, Descent};
+use super::{Labelled, generator};
+use crate::classifier::Classifier;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::tensor::{Array, DType, TensorType};
+use rand::Rng;
+use std::collections::BTreeMap;
+
+/// Samples that go down together; it bounds the memory that activations take.
+const MAX_BATCH: usize = 64;
+
+/// Ranges that are tried where none is given, in this order: pixels divided by 255, the same around zero, pixels less
+/// their mean and divided by their deviation, plain pixels.
+const RANGES: [(f64, f64); 4] = [(0.0, 1.0), (-1.0, 1.0), (-2.5, 2.5), (0.0, 255.0)];
+
+/// Steps of the descents that tell ranges apart, and the classes that take part in them.
+const PROBE: (usize, usize) = (40, 32);
+
+/// A range will do when this part of the classes is reached in it.
+const ENOUGH: f64 = 0.9;
+
+/// How inputs are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Inputs of each class.
+    pub per_class: usize,
+    /// Adam steps of each.
+    pub steps: usize,
+    /// Decides the noise that descent starts from.
+    pub seed: u64,
+    /// Least and greatest element; found where absent.
+    pub range: Option<(f64, f64)>,
+    /// Length of a step, as a part of the range.
+    pub rate: f64,
+    /// Weight of the mean total variation of an image whose range is 1.
+    pub tau: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { per_class: 8, steps: 200, seed: 0, range: None, rate: 0.05, tau: 1.0 }
+    }
+}
+
+/// Inputs that were made, and what is to be said of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Synthesised {
+    /// All of class 0, then of class 1, ...
+    pub inputs: Labelled,
+    /// Least and greatest element.
+    pub range: (f64, f64),
+    /// Where the range comes from, one sentence.
+    pub range_reason: String,
+    /// Inputs that the model answers with their class, with a probability of one half at least.
+    pub reached: usize,
+    /// What the user should know: inputs of the model that were held at a neutral value.
+    pub notes: Vec<String>,
+}
+
+/// What is going on, for progress: steps done, of so many.
+pub type Tick<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// Makes `per_class` inputs of every class by descent on `ℓ(x, c) + τ · TV(x)` with Adam, clipped to the range.
+///
+/// Sample `k` of class `c` starts from uniform noise that depends on the seed, `c` and `k` alone. Total variation counts
+/// for inputs that look like images.
+///
+/// # Errors
+/// When the model does not take floats, no range reaches a class, or the engine fails.
+pub fn synthesise(
+    classifier: &Classifier,
+    engine: &dyn Engine,
+    options: &Options,
+    progress: Tick,
+) -> Result<Synthesised> {
+    check(options)?;
+    let input = classifier.input();
+    if !input.dtype.is_float() {
+        return Err(Error::unsupported(format!(
+            "the model takes {input}: inputs of integers are found at the output of the embedding, which 'forget' without --inputs does; no file can hold them"
+        )));
+    }
+    let (neutral, notes) = neutral_inputs(classifier);
+    let wanted: Vec<(usize, usize)> =
+        (0..classifier.classes()).flat_map(|c| (0..options.per_class).map(move |k| (c, k))).collect();
+    let probed: Vec<(usize, usize)> = (0..classifier.classes().min(PROBE.1)).map(|c| (c, 0)).collect();
+    let probes = if options.range.or(classifier.embedding_range()).is_none() { PROBE.0 * RANGES.len() } else { 0 };
+    let mut descent = Descent::new(classifier, engine, wanted.len().min(MAX_BATCH), &neutral)?;
+    let batches = |n: usize| n.div_ceil(descent.batch());
+    let total = options.steps * batches(wanted.len()) + probes * batches(probed.len());
+    let mut done = 0;
+    let mut tick = || {
+        done += 1;
+        progress(done.min(total), total);
+    };
+    let course = Course { steps: options.steps, rate: options.rate, tau: options.tau, range: (0.0, 1.0) };
+    let mut maker = Maker {
+        shape: classifier.sample_shape().to_vec(),
+        float: input.dtype,
+        seed: options.seed,
+        descent: &mut descent,
+    };
+    let (range, range_reason) = match (options.range, classifier.embedding_range()) {
+        (Some(r), _) => (r, "given".to_owned()),
+        (None, Some(r)) => (r, "two deviations around the mean of the embedding's elements".to_owned()),
+        (None, None) => maker.find_range(&probed, course, &mut tick)?,
+    };
+    let made = maker.make(&wanted, Course { range, ..course }, &mut tick)?;
+    let n = wanted.len();
+    let extra = neutral.iter().map(|(name, one)| Ok((name.clone(), super::descent::repeated(one, n)?)));
+    let inputs =
+        Labelled { x: made.x, y: wanted.iter().map(|(c, _)| *c).collect(), extra: extra.collect::<Result<_>>()? };
+    Ok(Synthesised { inputs, range, range_reason, reached: reached(&made.losses), notes })
+}
+
+fn check(o: &Options) -> Result<()> {
+    if o.per_class == 0 || o.steps == 0 {
+        return Err(Error::invalid("at least one input a class and one step are needed"));
+    }
+    match o.range {
+        Some((lo, hi)) if !(lo < hi && (lo as f32).is_finite() && (hi as f32).is_finite()) => {
+            Err(Error::invalid(format!("a range needs lo < hi, not {lo} and {hi}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Inputs whose class has a probability of one half at least.
+fn reached(losses: &[f64]) -> usize {
+    losses.iter().filter(|l| **l <= std::f64::consts::LN_2).count()
+}
+
+struct Maker<'a> {
+    shape: Vec<usize>,
+    float: DType,
+    seed: u64,
+    descent: &'a mut Descent,
+}
+
+impl Maker<'_> {
+    /// Inputs for these (class, number) pairs, in this order.
+    fn make(&mut self, wanted: &[(usize, usize)], course: Course, tick: &mut dyn FnMut()) -> Result<Arrived> {
+        let batch = self.descent.batch();
+        let (mut x, mut losses) = (Vec::new(), Vec::new());
+        for part in wanted.chunks(batch) {
+            // a batch is filled up with copies of its last sample
+            let full: Vec<(usize, usize)> = (0..batch).map(|i| part[i.min(part.len() - 1)]).collect();
+            let classes: Vec<usize> = full.iter().map(|(c, _)| *c).collect();
+            let start = self.noise(&full, course.range)?;
+            let arrived = self.descent.run(start, &classes, course, tick)?;
+            let each = arrived.x.len() / batch;
+            x.extend(arrived.x.to_f64().into_iter().take(each * part.len()));
+            losses.extend(arrived.losses.into_iter().take(part.len()));
+        }
+        let shape = [&[wanted.len()], &self.shape[..]].concat();
+        Ok(Arrived { x: Array::from_vec(&shape, x)?.to_float(self.float), losses })
+    }
+
+    /// Uniform noise over the range.
+    fn noise(&self, samples: &[(usize, usize)], (lo, hi): (f64, f64)) -> Result<Array> {
+        let each: usize = self.shape.iter().product();
+        let mut x = Vec::with_capacity(each * samples.len());
+        for &(c, k) in samples {
+            let mut rng = generator(self.seed, b"synthesis");
+            rng.set_stream(((c as u64) << 32) | k as u64);
+            let mut uniform = || f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24);
+            x.extend((0..each).map(|_| lo + (hi - lo) * uniform()));
+        }
+        Ok(Array::from_vec(&[&[samples.len()], &self.shape[..]].concat(), x)?.to_float(self.float))
+    }
+
+    /// The first range in which nearly all classes are reached in few steps; else the one that reaches most.
+    fn find_range(
+        &mut self,
+        probed: &[(usize, usize)],
+        course: Course,
+        tick: &mut dyn FnMut(),
+    ) -> Result<((f64, f64), String)> {
+        let mut best: Option<((f64, f64), usize)> = None;
+        for range in RANGES {
+            let Ok(found) = self.make(probed, Course { steps: PROBE.0, range, ..course }, tick) else { continue };
+            let n = reached(&found.losses);
+            if best.is_none_or(|(_, most)| n > most) {
+                best = Some((range, n));
+            }
+            if n as f64 >= ENOUGH * probed.len() as f64 {
+                break;
+            }
+        }
+        match best {
+            Some((range, n)) if n > 0 => {
+                Ok((range, format!("tried: {n} of {} classes are reached in it", probed.len())))
+            }
+            _ => {
+                let tried: Vec<String> = RANGES.iter().map(|(lo, hi)| format!("{lo} to {hi}")).collect();
+                Err(Error::invalid(format!(
+                    "no input was found that the model answers with a class of its own, with elements {}; give the range of the model's input with --range, or labelled inputs with --inputs",
+                    tried.join(", ")
+                )))
+            }
+        }
+    }
+}
+
+/// One sample of every input but the first: ones where the name says that it is a mask, else zeros; and what to say
+/// of it.
+fn neutral_inputs(classifier: &Classifier) -> (BTreeMap<String, Array>, Vec<String>) {
+    let (mut all, mut notes) = (BTreeMap::new(), Vec::new());
+    for (name, ty) in classifier.extra_inputs() {
+        let is_mask = name.to_lowercase().contains("mask");
+        notes.push(format!("input '{name}' is held at {}", if is_mask { "ones" } else { "zeros" }));
+        all.insert(name, filled(&ty, is_mask));
+    }
+    (all, notes)
+}
+
+fn filled(ty: &TensorType, one: bool) -> Array {
+    match ty.dtype {
+        DType::Bool => Array::full(&ty.shape, one),
+        DType::F32 | DType::F64 => Array::full_float(ty.dtype, &ty.shape, f64::from(u8::from(one))),
+        _ => Array::full(&ty.shape, i64::from(one)),
+    }
+}
