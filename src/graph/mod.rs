@@ -15,6 +15,7 @@ pub use batch::Batch;
 use crate::error::{Error, Kind, Result};
 use crate::ops::{self, NodeView, Op};
 use crate::tensor::{Array, DType, TensorType};
+use std::sync::Arc;
 
 /// Folding never makes constants of more elements than this in one graph (a guard against hostile graphs).
 const MAX_FOLDED: usize = 1 << 27;
@@ -71,6 +72,30 @@ impl ValueId {
     }
 }
 
+/// Elements that stay where they are stored and are read anew whenever they are used.
+#[derive(Clone)]
+pub struct Stored(Arc<dyn Fn() -> Result<Array> + Send + Sync>);
+
+impl Stored {
+    /// Elements that `read` gives, the same every time.
+    pub fn new(read: impl Fn() -> Result<Array> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+    /// The elements.
+    ///
+    /// # Errors
+    /// When they are not what the file says.
+    pub fn read(&self) -> Result<Array> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stored")
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -80,6 +105,8 @@ pub enum Source {
     Const(Array),
     /// A trainable tensor of the model with its present elements.
     Weight(Array),
+    /// A large tensor of the model that never changes; it is not folded.
+    Stored(Stored),
     /// Output `output` of node `node`.
     Node {
         /// Index into [`Graph::nodes`].
@@ -239,6 +266,10 @@ impl Graph {
     pub fn weight(&mut self, name: impl Into<String>, data: Array) -> ValueId {
         let ty = data.ty();
         self.add(Some(name.into()), ty, Source::Weight(data), Batch::None)
+    }
+    /// Adds a tensor that stays in its file.
+    pub fn stored(&mut self, name: impl Into<String>, ty: TensorType, elements: Stored) -> ValueId {
+        self.add(Some(name.into()), ty, Source::Stored(elements), Batch::None)
     }
     /// Turns every weight into an input, so that its elements are fed (after the present inputs, in the
     /// order returned).

@@ -2,13 +2,14 @@
 
 use super::external::{DataFile, DataFiles, Entry};
 use super::files::{self, Identity, Opened};
-use super::import::weight_name;
+use super::import::{refuse_nan, weight_name};
 use super::journal;
 use super::proto::{AttributeType, DataLocation, ModelProto, NodeProto, TensorProto};
 use super::scan::{Found, Place, scan};
 use super::values::{self, byte_length, count, shape};
 use super::weights::{self, Storage, Weight};
 use crate::error::{Error, Kind, Result};
+use crate::graph::Stored;
 use crate::memory;
 use crate::tensor::{Array, DType};
 use bytes::Bytes;
@@ -20,6 +21,9 @@ use std::path::{Path, PathBuf};
 
 /// What protobuf itself allows; other readers refuse larger files.
 const MAX_MODEL: u64 = (1 << 31) - 1;
+
+/// Tensors of at least so many elements may stay in their file.
+const STORED_ELEMENTS: usize = 1 << 20;
 
 /// An ONNX model: its bytes as they are in the file, the decoded messages over them, and its weights.
 pub struct Model {
@@ -168,6 +172,32 @@ impl Model {
         let file = self.data.find(entry.location)?;
         let range = external_range(tensor, &entry, self.source(Some(file))?.len())?;
         values::decode(tensor, self.source(Some(file))?.get(range))
+    }
+
+    /// A large float tensor of this model as one that stays in its file; `None` for all others.
+    ///
+    /// # Errors
+    /// When it does not lie where it should. Its elements are looked at when they are read.
+    pub fn stored(&self, tensor: &TensorProto) -> Result<Option<Stored>> {
+        let large = count(&shape(tensor)?)? >= STORED_ELEMENTS;
+        if !large || Storage::from_onnx(tensor.data_type()).is_none() {
+            return Ok(None);
+        }
+        let external = if tensor.data_location() == i32::from(DataLocation::External) {
+            let entry = Entry::parse(&tensor.external_data)?;
+            let file = self.data.find(entry.location)?;
+            let range = external_range(tensor, &entry, self.source(Some(file))?.len())?;
+            self.data.files.get(file).map(|f| f.bytes().slice(range))
+        } else {
+            None
+        };
+        // the bytes are shared with the map, not copied
+        let tensor = tensor.clone();
+        Ok(Some(Stored::new(move || {
+            let (data, _) = values::decode(&tensor, external.as_deref())?;
+            refuse_nan(tensor.name(), &data)?;
+            Ok(data)
+        })))
     }
 
     /// The bytes of a data file, or of the model.

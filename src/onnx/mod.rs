@@ -24,7 +24,7 @@ pub(crate) use export::narrowed;
 pub use export::{ExportOptions, export, to_bytes};
 pub use external::DataFile;
 pub(crate) use files::open as open_mapped;
-pub use import::{ImportOptions, Imported, import};
+pub use import::{ImportOptions, Imported, import, import_stored};
 pub use journal::recover;
 pub use load::Model;
 pub use patch::{PatchOptions, PatchReport, PatchedWeight, patch, patch_to_bytes};
