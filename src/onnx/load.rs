@@ -14,7 +14,7 @@ use crate::memory;
 use crate::tensor::{Array, DType};
 use bytes::Bytes;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -208,6 +208,11 @@ impl Model {
     }
 
     fn collect(&mut self, found: &[Found]) -> Result<()> {
+        let initializers = self.proto.graph.iter().flat_map(|g| &g.initializer);
+        let mut names = HashSet::new();
+        if let Some(t) = initializers.filter(|t| !t.name().is_empty()).find(|t| !names.insert(t.name())) {
+            return Err(Error::format(format!("two tensors are named '{}'", t.name())));
+        }
         for f in found {
             let span = if f.external { Some(self.resolve(f).map_err(|e| e.at(&f.path))?) } else { None };
             let weight = self.weight(f, span).map_err(|e| e.at(&f.path))?;

@@ -104,9 +104,7 @@ impl Room {
     }
     /// A model that every command has to refuse.
     pub fn refuses_model(&self, case: &str, model: &str, words: &[&str]) {
-        self.refuses_model_within(case, model, words, &Limits::default());
-    }
-    pub fn refuses_model_within(&self, case: &str, model: &str, words: &[&str], limits: &Limits) {
+        let limits = &Limits::default();
         if !self.path("c.npz").exists() {
             models::codes(&self.path("c.npz"));
         }

@@ -25,7 +25,7 @@ fn tensors_that_contradict_themselves() {
     nan[7] = f32::NAN;
     let cases: Vec<(&str, TensorProto, &[&str])> = vec![
         ("negative dim", with(&[-8, 4]), &["w1", "-8"]),
-        ("dim of -1", with(&[8, -1]), &["w1", "-1"]),
+        ("dim of -1", with(&[8, -1]), &["w1"]),
         ("least of all dims", with(&[i64::MIN, 4]), &["w1"]),
         ("zero dim with data", with(&[0, 4]), &["w1"]),
         ("dims that overflow", with(&[i64::MAX, i64::MAX]), &["w1"]),
@@ -55,8 +55,8 @@ fn tensors_that_contradict_themselves() {
         ),
         ("no type", TensorProto { data_type: None, ..with(&DIMS) }, &["w1"]),
         ("type 0", TensorProto { data_type: Some(0), ..with(&DIMS) }, &["w1"]),
-        ("type 99", TensorProto { data_type: Some(99), ..with(&DIMS) }, &["w1", "99"]),
-        ("type -1", TensorProto { data_type: Some(-1), ..with(&DIMS) }, &["w1", "-1"]),
+        ("type 99", TensorProto { data_type: Some(99), ..with(&DIMS) }, &["w1"]),
+        ("type -1", TensorProto { data_type: Some(-1), ..with(&DIMS) }, &["w1"]),
         ("strings", TensorProto { string_data: vec!["a".into(); N], ..of(DataType::String) }, &["w1"]),
         ("complex numbers", raw("w1", DataType::Complex64, &DIMS, vec![0; 8 * N]), &["w1"]),
         ("float8", raw("w1", DataType::Float8e4m3fn, &DIMS, vec![0; N]), &["w1"]),
@@ -94,7 +94,7 @@ fn graphs_of_odd_tensors() {
                 let t = raw("i", DataType::Int64, &[1], 3_i64.to_le_bytes());
                 g.initializer.extend([t.clone(), t]);
             }),
-            &["'i'", "twice"],
+            &["'i'", "two tensors"],
         ),
         ("an initializer without a name", changed(|g| g.initializer[0].name = None), &["w1"]),
     ];
@@ -153,8 +153,8 @@ fn half_precision_in_int32_data() {
         room.write("m.onnx", with_w1(TensorProto { int32_data, ..of(data_type) }));
         models::codes(&room.path("c.npz"));
         room.succeeds(case, &["inspect", "m.onnx"]);
-        room.refuses(case, &models::forget("m.onnx", &["-o", "out.onnx"]), &["w1", "int32_data"]);
-        room.refuses(case, &models::forget("m.onnx", &["--in-place"]), &["w1", "int32_data"]);
+        room.refuses(case, &models::forget("m.onnx", &["-o", "out.onnx"]), &["w1", "varying length"]);
+        room.refuses(case, &models::forget("m.onnx", &["--in-place"]), &["w1", "varying length"]);
     }
 }
 
