@@ -6,6 +6,9 @@ struct Params {
     rank: u32,
     a_step: u32,
     b_step: u32,
+    // integers narrower than a word wrap
+    bits: u32,
+    signed: u32,
     shape: array<u32, 8>,
     a_strides: array<u32, 8>,
     b_strides: array<u32, 8>,
@@ -22,12 +25,76 @@ override BROADCAST: u32 = 0u;
 
 // a negative base is right for whole exponents only, as in ONNX
 fn power(p: f32, q: f32) -> f32 {
-    if q == 2.0 { return p * p; }
-    if q == 1.0 { return p; }
-    if q == 0.0 { return 1.0; }
+    if q == floor(q) && abs(q) <= 32.0 {
+        // products are exact where pow is not
+        let r = product(p, u32(abs(q)));
+        return select(r, 1.0 / r, q < 0.0);
+    }
     let r = pow(abs(p), q);
     if p < 0.0 && floor(q) == q && fract(q * 0.5) != 0.0 { return -r; }
     return r;
+}
+
+fn product(p: f32, q: u32) -> f32 {
+    var r = 1.0;
+    var square = p;
+    for (var rest = q; rest > 0u; rest >>= 1u) {
+        if (rest & 1u) == 1u { r *= square; }
+        square *= square;
+    }
+    return r;
+}
+
+fn power_int(p: i32, q: i32) -> i32 {
+    if q < 0 { return 0; }
+    var r = 1;
+    var square = p;
+    for (var rest = u32(q); rest > 0u; rest >>= 1u) {
+        if (rest & 1u) == 1u { r *= square; }
+        square *= square;
+    }
+    return r;
+}
+
+// p − q · k with the whole number k that p / q is cut to; the quotient's rounding is made up for
+fn remainder(p: f32, q: f32) -> f32 {
+    let size = abs(q);
+    var r = abs(p) - size * trunc(abs(p) / size);
+    if r < 0.0 { r += size; }
+    if r >= size { r -= size; }
+    return select(r, -r, p < 0.0);
+}
+
+fn remainder_int(p: i32, q: i32) -> i32 {
+    if q == 0 { return 0; }
+    return p % q;
+}
+
+fn modulo(p: i32, q: i32) -> i32 {
+    let r = remainder_int(p, q);
+    return select(r, r + q, r != 0 && (r < 0) != (q < 0));
+}
+
+fn quotient(p: i32, q: i32) -> i32 {
+    if q == 0 { return 0; }
+    return p / q;
+}
+
+fn wrapped(v: i32) -> u32 {
+    if params.bits >= 32u { return bitcast<u32>(v); }
+    if params.signed == 1u { return bitcast<u32>(extractBits(v, 0u, params.bits)); }
+    return extractBits(bitcast<u32>(v), 0u, params.bits);
+}
+
+// both are unsigned
+fn left(p: u32, q: u32) -> i32 {
+    if q > 31u { return 0; }
+    return bitcast<i32>(p << q);
+}
+
+fn right(p: u32, q: u32) -> i32 {
+    if q > 31u { return 0; }
+    return bitcast<i32>(p >> q);
 }
 
 fn float(p: f32, q: f32) -> u32 {
@@ -37,6 +104,7 @@ fn float(p: f32, q: f32) -> u32 {
         case 2u: { return bitcast<u32>(p * q); }
         case 3u: { return bitcast<u32>(p / q); }
         case 4u: { return bitcast<u32>(power(p, q)); }
+        case 6u: { return bitcast<u32>(remainder(p, q)); }
         case 10u: { return u32(p > q); }
         case 11u: { return u32(p < q); }
         case 12u: { return u32(p >= q); }
@@ -48,10 +116,15 @@ fn float(p: f32, q: f32) -> u32 {
 
 fn int(p: i32, q: i32) -> u32 {
     switch OP {
-        case 0u: { return bitcast<u32>(p + q); }
-        case 1u: { return bitcast<u32>(p - q); }
-        case 2u: { return bitcast<u32>(p * q); }
-        case 3u: { return bitcast<u32>(p / q); }
+        case 0u: { return wrapped(p + q); }
+        case 1u: { return wrapped(p - q); }
+        case 2u: { return wrapped(p * q); }
+        case 3u: { return wrapped(quotient(p, q)); }
+        case 4u: { return wrapped(power_int(p, q)); }
+        case 5u: { return bitcast<u32>(modulo(p, q)); }
+        case 6u: { return bitcast<u32>(remainder_int(p, q)); }
+        case 7u: { return wrapped(left(bitcast<u32>(p), bitcast<u32>(q))); }
+        case 8u: { return wrapped(right(bitcast<u32>(p), bitcast<u32>(q))); }
         case 10u: { return u32(p > q); }
         case 11u: { return u32(p < q); }
         case 12u: { return u32(p >= q); }

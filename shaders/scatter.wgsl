@@ -1,6 +1,6 @@
 // y[Σ_d i_d · y_strides_d + index · y_step] ← u[Σ_d i_d · u_strides_d + j · u_step] for j = 0 … count − 1 in
 // order, with index = indices[Σ_d i_d · k_strides_d + j · k_step], counted from the end where negative.
-// MODE: 0 replaces, 1 adds floats, 2 adds integers. One invocation walks one line (all j of one i): lines
+// MODE: 0 replaces; 1 adds, 3 multiplies, 5 takes the greater, 7 the smaller of floats; 2, 4, 6, 8 of integers. One invocation walks one line (all j of one i): lines
 // never meet in y, so the order of additions is fixed without atomics. Indices out of range are skipped.
 
 struct Params {
@@ -48,7 +48,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             switch MODE {
                 case 0u: { y[place] = v; }
                 case 1u: { y[place] = bitcast<u32>(bitcast<f32>(y[place]) + bitcast<f32>(v)); }
-                default: { y[place] = y[place] + v; }
+                case 2u: { y[place] = y[place] + v; }
+                case 3u: { y[place] = bitcast<u32>(bitcast<f32>(y[place]) * bitcast<f32>(v)); }
+                case 4u: { y[place] = y[place] * v; }
+                case 5u: { y[place] = bitcast<u32>(max(bitcast<f32>(y[place]), bitcast<f32>(v))); }
+                case 6u: { y[place] = bitcast<u32>(max(bitcast<i32>(y[place]), bitcast<i32>(v))); }
+                case 7u: { y[place] = bitcast<u32>(min(bitcast<f32>(y[place]), bitcast<f32>(v))); }
+                default: { y[place] = bitcast<u32>(min(bitcast<i32>(y[place]), bitcast<i32>(v))); }
             }
         }
         source += params.u_step;

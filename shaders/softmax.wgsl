@@ -1,5 +1,5 @@
-// y = exp(x − m) / Σ exp(x − m) with m = max x, or its logarithm, along one axis of x as [outer, run,
-// inner]. One invocation does one run.
+// y = exp(x − m) / Σ exp(x − m) with m = max x, its logarithm, or 1 at the first maximum alone, along one axis
+// of x as [outer, run, inner]. One invocation does one run.
 
 struct Params {
     n: u32,
@@ -11,7 +11,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> params: Params;
 
-override LOG: u32 = 0u;
+// 0 softmax, 1 its logarithm, 2 hardmax
+override KIND: u32 = 0u;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -20,6 +21,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let inner = params.inner;
     let first = i / inner * inner * params.run + i % inner;
     let end = first + inner * params.run;
+    if KIND == 2u {
+        var at = first;
+        for (var k = first; k < end; k += inner) {
+            y[k] = 0.0;
+            if x[k] > x[at] { at = k; }
+        }
+        y[at] = 1.0;
+        return;
+    }
     var most = x[first];
     for (var k = first; k < end; k += inner) {
         most = max(most, x[k]);
@@ -28,9 +38,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     for (var k = first; k < end; k += inner) {
         let e = exp(x[k] - most);
         sum += e;
-        if LOG == 0u { y[k] = e; }
+        if KIND == 0u { y[k] = e; }
     }
-    if LOG == 1u {
+    if KIND == 1u {
         let scale = log(sum);
         for (var k = first; k < end; k += inner) {
             y[k] = x[k] - most - scale;

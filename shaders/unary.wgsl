@@ -1,12 +1,14 @@
-// y = f(x; a, b), one invocation per element. OP picks f when the pipeline is made.
+// y = f(x; a, b), one invocation per element. OP picks f and INT the element type when the pipeline is made;
+// a and b are of that type.
 
-struct Params { n: u32, a: f32, b: f32 }
+struct Params { n: u32, a: u32, b: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<u32>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
 @group(0) @binding(2) var<storage, read> params: Params;
 
 override OP: u32 = 0u;
+override INT: u32 = 0u;
 
 // Abramowitz and Stegun 7.1.26 errs by 1.5e-7: too coarse near 0, where the Maclaurin series takes over.
 fn erf(v: f32) -> f32 {
@@ -25,9 +27,27 @@ fn erf(v: f32) -> f32 {
     return sign(v) * (1.0 - poly * exp(-s));
 }
 
-fn f(v: f32) -> f32 {
-    let a = params.a;
-    let b = params.b;
+// that of a driver may err by 1e-4; halving the angle brings the argument below 0.42, where the series is short
+fn arc_tangent(v: f32) -> f32 {
+    let size = abs(v);
+    let small = select(size, 1.0 / size, size > 1.0);
+    let half = small / (1.0 + sqrt(1.0 + small * small));
+    let s = -half * half;
+    var sum = 1.0 / 19.0;
+    for (var k = 8; k >= 0; k--) {
+        sum = sum * s + 1.0 / f32(2 * k + 1);
+    }
+    let angle = 2.0 * half * sum;
+    return select(1.0, -1.0, v < 0.0) * select(angle, 1.57079632679 - angle, size > 1.0);
+}
+
+fn arc_sine(v: f32) -> f32 {
+    return arc_tangent(v / sqrt((1.0 - v) * (1.0 + v)));
+}
+
+fn float(v: f32) -> f32 {
+    let a = bitcast<f32>(params.a);
+    let b = bitcast<f32>(params.b);
     switch OP {
         case 0u: { return select(v, 0.0, v < 0.0); }
         case 1u: { return select(v, a * v, v < 0.0); }
@@ -43,6 +63,48 @@ fn f(v: f32) -> f32 {
         case 10u: { return v * clamp(v / 6.0 + 0.5, 0.0, 1.0); }
         case 11u: { return min(max(v, a), b); }
         case 12u: { return max(v, 0.0) + log(1.0 + exp(-abs(v))); }
+        case 13u: { return 1.0 / v; }
+        case 14u: { return abs(v); }
+        case 15u: { return sign(v); }
+        case 16u: { return floor(v); }
+        case 17u: { return ceil(v); }
+        // halves go to the even side
+        case 18u: { return round(v); }
+        case 19u: { return sin(v); }
+        case 20u: { return cos(v); }
+        case 21u: { return tan(v); }
+        case 22u: { return arc_sine(v); }
+        case 23u: { return 1.57079632679 - arc_sine(v); }
+        case 24u: { return arc_tangent(v); }
+        case 25u: { return 0.5 * (exp(v) - exp(-v)); }
+        case 26u: { return 0.5 * (exp(v) + exp(-v)); }
+        case 27u: { return sign(v) * log(abs(v) + sqrt(v * v + 1.0)); }
+        case 28u: { return log(v + sqrt((v - 1.0) * (v + 1.0))); }
+        case 29u: { return 0.5 * log((1.0 + v) / (1.0 - v)); }
+        case 30u: { return select(a * (exp(v) - 1.0), v, v > 0.0); }
+        case 31u: { return b * select(a * (exp(v) - 1.0), v, v > 0.0); }
+        case 32u: { return max(v, 0.0) + min(a * (exp(v / a) - 1.0), 0.0); }
+        case 33u: { return select(0.0, v, v > a); }
+        case 34u: { return v / (1.0 + abs(v)); }
+        default: { return v; }
+    }
+}
+
+// by its bits, since a comparison with itself may be optimised away
+fn holds(bits: u32) -> bool {
+    let size = bits & 0x7fffffffu;
+    if OP == 35u { return size > 0x7f800000u; }
+    let counts = select(params.b, params.a, bits != size);
+    return size == 0x7f800000u && counts != 0u;
+}
+
+fn int(v: i32) -> i32 {
+    switch OP {
+        case 0u: { return max(v, 0); }
+        case 7u: { return -v; }
+        case 11u: { return min(max(v, bitcast<i32>(params.a)), bitcast<i32>(params.b)); }
+        case 14u: { return abs(v); }
+        case 15u: { return sign(v); }
         default: { return v; }
     }
 }
@@ -50,5 +112,12 @@ fn f(v: f32) -> f32 {
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = id.x + id.y * groups.x * 64u;
-    if i < params.n { y[i] = f(x[i]); }
+    if i >= params.n { return; }
+    if INT == 1u {
+        y[i] = bitcast<u32>(int(bitcast<i32>(x[i])));
+    } else if OP >= 35u {
+        y[i] = u32(holds(x[i]));
+    } else {
+        y[i] = bitcast<u32>(float(bitcast<f32>(x[i])));
+    }
 }

@@ -40,6 +40,21 @@ pub struct ClassifierOptions {
     pub layers: Vec<String>,
 }
 
+impl ClassifierOptions {
+    /// The same for [`import()`]; the samples of the first input are still called `x`.
+    pub(crate) fn import(self) -> ImportOptions {
+        ImportOptions {
+            dims: self.dims,
+            samples: self.samples,
+            batch_axes: self.batch_axes,
+            outputs: Wanted::Answer(self.output),
+            training: self.training,
+            layers: self.layers,
+            ..ImportOptions::default()
+        }
+    }
+}
+
 impl Classifier {
     /// Reads a model and finds its head.
     ///
@@ -54,18 +69,11 @@ impl Classifier {
     /// # Errors
     /// As [`Classifier::open`].
     pub fn from_model(model: Model, options: ClassifierOptions) -> Result<Self> {
-        let first = first_input(&model);
-        let samples = options.samples.into_iter().map(|(k, v)| (if k == "x" { first.clone() } else { k }, v)).collect();
-        let options = ImportOptions {
-            dims: options.dims,
-            samples,
-            batch_axes: options.batch_axes,
-            float: own_float(&model),
-            outputs: Wanted::Answer(options.output),
-            training: options.training,
-            layers: options.layers,
-            ..ImportOptions::default()
-        };
+        let mut options = options.import();
+        if let Some(x) = options.samples.remove("x") {
+            options.samples.insert(first_input(&model), x);
+        }
+        options.float = own_float(&model);
         let (input, extra) = (TensorType::new(DType::F32, []), BTreeMap::new());
         let mut this = Self { model, options, classes: 0, input, extra, embedding: None };
         this.look()?;
@@ -86,6 +94,12 @@ impl Classifier {
     /// Notes classes and inputs.
     fn look(&mut self) -> Result<()> {
         let bound = self.bind(1)?;
+        if let (None, Some(node)) = (self.options.training, bound.batch_statistics.first()) {
+            return Err(Error::unsupported(format!(
+                "node '{node}' (BatchNormalization) is in its training form, so that a sample's answer depends on its \
+                 batch; export the model for inference (only 'gradients --training-mode' takes it as it is)"
+            )));
+        }
         let g = &bound.graph;
         self.classes = self.head(g)?.classes;
         let masks = bound.masks.len();
@@ -116,6 +130,10 @@ impl Classifier {
     /// The model file.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+    /// What every float is computed in.
+    pub fn float(&self) -> DType {
+        self.options.float
     }
     /// Number of classes.
     pub fn classes(&self) -> usize {
@@ -256,8 +274,12 @@ impl Weights {
     }
 }
 
-/// The model's own inputs for samples `from..to`, filled up to `batch` samples by repeating the last.
-pub(crate) fn batch_feeds(
+/// The model's own inputs for samples `from..to`, filled up to `batch` samples by repeating the last, each with the
+/// samples on the axis where the graph has them; and these samples.
+///
+/// # Errors
+/// When the range ends past the last sample.
+pub fn batch_feeds(
     g: &Graph,
     data: &Labelled,
     from: usize,

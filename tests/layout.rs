@@ -1,6 +1,7 @@
 //! Gradients with the samples apart, through ops that move elements: a batch of three has to give what
 //! three single samples give.
 
+use onnx_unlearn::autodiff::gradient::{Mode, gradient_graph};
 use onnx_unlearn::autodiff::{Samples, backward};
 use onnx_unlearn::engine::{Engine, Tensor, cpu::Cpu};
 use onnx_unlearn::error::Kind;
@@ -234,4 +235,138 @@ fn einsum() {
     agrees(&floats(&[3, 2]), &[&[3, 2, 4]], &|g, x, w, _| {
         g.push("Einsum", &[x, w[0], x], attr("equation", "bi,jio,bi->bjo"))
     });
+}
+
+#[test]
+fn tokens() {
+    let ids = Array::from_vec::<i64>(&[3, 4], vec![0, 3, 3, -1, 1, 1, 1, 1, 2, -5, 0, 4]).unwrap();
+    agrees(&ids, &[&[5, 2]], &|g, x, w, _| {
+        let (depth, values) = (g.ints(&[5]), g.constant(Array::from_vec(&[2], vec![0.0, 1.0f64])?));
+        let hot = g.push("OneHot", &[x, depth, values], Attrs::new())?;
+        g.push("MatMul", &[hot, w[0]], Attrs::new())
+    });
+    // positions that are counted, as some encoders do
+    agrees(&ids, &[&[8, 2]], &|g, x, w, _| {
+        let zero = g.constant(Array::full(&[], 0i64));
+        let given = g.push("Less", &[zero, x], Attrs::new())?;
+        let given = g.push("Cast", &[given], attr("to", i64::from(DType::I64.onnx())))?;
+        let axis = g.constant(Array::full(&[], 1i64));
+        let places = g.push("CumSum", &[given, axis], Attrs::new())?;
+        g.push("Gather", &[w[0], places], Attrs::new())
+    });
+    agrees(&ids, &[&[5, 3, 2]], &|g, x, w, n| {
+        let k = with_ints(g, "Reshape", x, &[n, 4, 1])?;
+        g.push("GatherND", &[w[0], k], Attrs::new())
+    });
+}
+
+#[test]
+fn attention_layers() {
+    let op = |name: &str| onnx_unlearn::ops::find(name);
+    agrees(&floats(&[3, 4, 6]), &[&[6, 8], &[6, 4], &[6, 4], &[8], &[4, 1]], &|g, x, w, _| {
+        let q = g.push("MatMul", &[x, w[0]], Attrs::new())?;
+        let q = g.push("Add", &[q, w[3]], Attrs::new())?;
+        let k = g.push("MatMul", &[x, w[1]], Attrs::new())?;
+        let v = g.push("MatMul", &[x, w[2]], Attrs::new())?;
+        let attrs = attr("q_num_heads", 4).with("kv_num_heads", 2).with("is_causal", 1);
+        let mask = with_ints(g, "Expand", w[4], &[4, 4])?;
+        let inputs = [Some(q), Some(k), Some(v), Some(mask)];
+        Ok(g.push_multi(op("Attention")?, &inputs, attrs, &[true])?[0].unwrap())
+    });
+    agrees(&floats(&[3, 2, 4, 6]), &[&[6]], &|g, x, w, n| {
+        let y = g.push("Mul", &[x, w[0]], Attrs::new())?;
+        let angles = g.constant(floats(&[9, 3]));
+        let places = g.constant(Array::from_vec::<i64>(&[1, 4], vec![3, 8, 0, 1])?);
+        let places = with_ints(g, "Expand", places, &[n, 1])?;
+        let y = g.push("RotaryEmbedding", &[y, angles, angles, places], Attrs::new())?;
+        g.push("Mul", &[y, y], Attrs::new())
+    });
+}
+
+#[test]
+fn images_that_are_resampled() {
+    agrees(&floats(&[3, 4, 4, 5]), &[&[4, 1, 1], &[5]], &|g, x, w, n| {
+        let y = g.push("Mul", &[x, w[0]], Attrs::new())?;
+        let sizes = g.ints(&[n, 4, 6, 7]);
+        let y = g.push_some("Resize", &[Some(y), None, None, Some(sizes)], attr("mode", "linear"))?;
+        let y = g.push("DepthToSpace", &[y], attr("blocksize", 2))?;
+        let pads = g.ints(&[0, 0, 0, 2, 0, 0, 1, 0]);
+        let y = g.push("Pad", &[y, pads], attr("mode", "reflect"))?;
+        let shape = g.ints(&[5]);
+        let y = g.push("CenterCropPad", &[y, shape], attr("axes", vec![3i64]))?;
+        let y = g.push("Mul", &[y, w[1]], Attrs::new())?;
+        g.push("Trilu", &[y], Attrs::new())
+    });
+    agrees(&floats(&[3, 2, 3]), &[&[2, 3]], &|g, x, w, n| {
+        let theta = g.push("Mul", &[x, w[0]], Attrs::new())?;
+        let size = g.ints(&[n, 1, 2, 3]);
+        let grid = g.push("AffineGrid", &[theta, size], Attrs::new())?;
+        let image = with_ints(g, "Reshape", x, &[n, 1, 2, 3])?;
+        g.push("GridSample", &[image, grid], attr("padding_mode", "border"))
+    });
+}
+
+#[test]
+fn elements_that_are_chosen() {
+    let top = onnx_unlearn::ops::find("TopK").unwrap();
+    agrees(&floats(&[3, 6]), &[&[6]], &|g, x, w, n| {
+        let y = g.push("Mul", &[x, w[0]], Attrs::new())?;
+        let k = g.ints(&[3]);
+        let best = g.push_multi(top, &[Some(y), Some(k)], Attrs::new(), &[true, true])?;
+        let (values, places) = (best[0].unwrap(), best[1].unwrap());
+        let picked = g.push("GatherElements", &[x, places], attr("axis", 1))?;
+        let y = g.push("Mul", &[values, picked], Attrs::new())?;
+        let lengths = g.constant(Array::from_vec::<i64>(&[1], vec![2])?);
+        let lengths = with_ints(g, "Expand", lengths, &[n])?;
+        g.push("ReverseSequence", &[y, lengths], attr("batch_axis", 0).with("time_axis", 1))
+    });
+    // updates of a middle axis, the samples behind it
+    agrees(&floats(&[3, 4]), &[&[2, 1], &[4]], &|g, x, w, n| {
+        let y = g.push("Mul", &[x, w[1]], Attrs::new())?;
+        let y = g.push("Transpose", &[y], Attrs::new())?;
+        let k = g.constant(Array::from_vec::<i64>(&[2, 1], vec![3, 1])?);
+        let u = with_ints(g, "Expand", w[0], &[2, n])?;
+        let y = g.push("ScatterND", &[y, k, u], attr("reduction", "add"))?;
+        let y = g.push("Transpose", &[y], Attrs::new())?;
+        g.push("Mul", &[y, y], Attrs::new())
+    });
+}
+
+#[test]
+fn the_fisher_of_an_embedding_makes_no_table_for_each_sample() {
+    let (n, entries, width) = (3, 50, 2);
+    let mut g = Graph::new(n);
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let ids = g.input("ids", TensorType::new(DType::I64, [n, 4]), Batch::LEADING);
+    let table = g.weight("table", random(&[entries, width], &mut rng));
+    let head = g.weight("head", random(&[width, 3], &mut rng));
+    let y = g.push("Gather", &[table, ids], Attrs::new()).unwrap();
+    let y = with_ints(&mut g, "ReduceMean", y, &[1]).unwrap();
+    let y = with_ints(&mut g, "Squeeze", y, &[1]).unwrap();
+    g.outputs = vec![g.push("MatMul", &[y, head], Attrs::new()).unwrap()];
+    let weights = [("table".to_owned(), table), ("head".to_owned(), head)];
+    let made = |mode| gradient_graph(&g, &weights, None, mode).unwrap().graph;
+    let (fisher, apart) = (made(Mode::Fisher { sets: 2 }), made(Mode::PerSample));
+    let makes_tables = |g: &Graph| {
+        let mut made = g.nodes().iter().flat_map(|node| node.outputs.iter().flatten());
+        made.any(|&v| g.shape(v) == [n, entries, width])
+    };
+    assert!(makes_tables(&apart) && !makes_tables(&fisher));
+    let ids = Array::from_vec::<i64>(&[n, 4], vec![7, 49, 7, 7, 0, -1, 0, 1, 7, 2, 2, 2]).unwrap();
+    let labels = Array::ints(&[0, 2, 1]);
+    let u = Array::from_vec(&[2, n], vec![0.5f64, 1.0, 0.0, 2.0, 0.25, 1.5]).unwrap();
+    let run = |g: &Graph, feeds: Vec<Array>| -> Vec<Array> {
+        let feeds: Vec<Tensor> = feeds.into_iter().map(Tensor::from).collect();
+        Cpu.prepare(g).unwrap().run(&feeds).unwrap().iter().map(|t| t.to_array().unwrap()).collect()
+    };
+    let each = run(&apart, vec![ids.clone(), labels.clone()]);
+    let sums = run(&fisher, vec![ids, labels, u.clone()]);
+    for (each, sums) in each.iter().zip(&sums).skip(1) {
+        let size = each.len() / n;
+        let (each, sums, u) = (each.to_f64(), sums.to_f64(), u.to_f64());
+        for (k, got) in sums.iter().enumerate() {
+            let want: f64 = (0..n).map(|s| u[k / size * n + s] * each[s * size + k % size].powi(2)).sum();
+            assert!((got - want).abs() < 1e-12, "element {k}: {got} instead of {want}");
+        }
+    }
 }

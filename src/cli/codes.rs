@@ -81,6 +81,12 @@ impl New {
             DistributionName::Uniform => Distribution::Uniform(a, b),
             DistributionName::Normal => Distribution::Normal(a, b),
         };
+        let input = classifier.input().dtype;
+        if !input.is_float() {
+            return Err(Error::unsupported(format!(
+                "codes are signals of real numbers, and the model takes {input}: use samples of each class instead"
+            )));
+        }
         let shape = classifier.sample_shape();
         let made = codes::new(shape, classifier.classes(), self.per_class, distribution, self.seed)?;
         npz::save(&self.o, &made)?;

@@ -10,9 +10,11 @@ use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
 use crate::forget::{self, Change, Method, Outcome, Request, Rule, Stage, Strength};
 use crate::inputs::Labelled;
-use crate::onnx::{PatchOptions, patch, recover};
+use crate::onnx::{Model, PatchOptions, Rounding, Storage, patch, recover};
 use crate::report::{Align, Table, format};
+use crate::tensor::Array;
 use clap::ValueEnum;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -100,6 +102,8 @@ struct Report {
     head_share: f64,
     weights_changed: usize,
     elements_changed: usize,
+    /// By stored type, where it is narrower than what was computed in.
+    rounding: BTreeMap<&'static str, Rounding>,
     one_by_one: Option<String>,
     seed: u64,
     seconds: f64,
@@ -153,8 +157,10 @@ impl Args {
             })
             .collect::<Result<Vec<_>>>()?;
         let options = PatchOptions { in_place: self.in_place, ..PatchOptions::default() };
+        let rounding = rounding(model, &changes)?;
         patch(model, &changes, &target, &options)?;
-        let report = self.report(target, engine, made, outcome, &data.y, start.elapsed().as_secs_f64());
+        let mut report = self.report(target, engine, made, outcome, &data.y, start.elapsed().as_secs_f64());
+        report.rounding = rounding;
         context.print(&report, || text(&report))?;
         Ok(Status::Done)
     }
@@ -248,11 +254,29 @@ impl Args {
             elements_changed: o.changes.iter().map(|c| c.changed).sum(),
             changes: o.changes,
             tried: o.tried,
+            rounding: BTreeMap::new(),
             one_by_one: o.one_by_one,
             seed: self.seed,
             seconds,
         }
     }
+}
+
+/// What the file's own types make of the new elements, by type.
+fn rounding(model: &Model, changes: &[(usize, Array)]) -> Result<BTreeMap<&'static str, Rounding>> {
+    let mut all: BTreeMap<&'static str, Rounding> = BTreeMap::new();
+    for (i, new) in changes {
+        let Some(weight) = model.weights().get(*i).filter(|w| matches!(w.storage(), Storage::F16 | Storage::Bf16))
+        else {
+            continue;
+        };
+        let one = weight.storage().rounding(&model.read(weight)?, new)?;
+        let sum = all.entry(weight.storage().name()).or_default();
+        sum.changed += one.changed;
+        sum.rounded += one.rounded;
+        sum.lost += one.lost;
+    }
+    Ok(all)
 }
 
 fn inputs(forgotten: &[usize], truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
@@ -330,6 +354,14 @@ fn text(r: &Report) -> String {
     }
     out += &format!("\n{answers}\n{layers}\n");
     out += &format!("{} % of the change lies in the last layer\n", format::percent(r.head_share));
+    for (name, n) in &r.rounding {
+        out += &format!(
+            "{name}: of {} new elements {} were rounded to nearest even, {} of them back to the old element\n",
+            format::count(n.changed),
+            format::count(n.rounded),
+            format::count(n.lost)
+        );
+    }
     out += &format!(
         "wrote {}: {} elements of {} weights changed, {:.2} s\n",
         r.file.display(),

@@ -1,11 +1,13 @@
 //! `gradients`: the gradient graph as a standard ONNX model.
 
-use super::common::{ModelArgs, check_target};
+use super::common::{ModelArgs, check_target, named};
 use super::{Context, Status};
 use crate::autodiff::gradient::Mode;
+use crate::classifier::{Classifier, ClassifierOptions};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::{Attrs, Graph, ValueId};
+use crate::onnx::import::Training;
 use crate::onnx::{ExportOptions, to_bytes};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -38,6 +40,13 @@ pub(super) struct Args {
     /// Samples in a batch, where the model leaves it open.
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+    /// BatchNormalization normalises with the statistics of the batch, and Dropout drops: each Dropout node NODE takes
+    /// a mask as input NODE.mask (bool, true: kept). Without this both are in their inference form.
+    #[arg(long)]
+    training_mode: bool,
+    /// Draws the masks of Dropout, once and for all, instead of taking them as inputs.
+    #[arg(long, value_name = "N", requires = "training_mode")]
+    seed: Option<u64>,
 }
 
 #[derive(serde::Serialize)]
@@ -57,7 +66,9 @@ impl Args {
         if self.batch == 0 {
             return Err(Error::invalid("--batch must be above 0"));
         }
-        let classifier = self.model.open()?;
+        let training = self.training_mode.then_some(Training { seed: self.seed });
+        let options = ClassifierOptions { training, ..self.model.options() };
+        let classifier = Classifier::open(&self.model.model, options).map_err(|e| named(e, &self.model.model))?;
         let mode = match self.mode {
             ModeName::Sum => Mode::Sum,
             ModeName::PerSample => Mode::PerSample,

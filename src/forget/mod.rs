@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fisher::{self, Fisher};
 use crate::inputs::Labelled;
+use crate::onnx::Storage;
 use crate::tensor::Array;
 use answers::{Answerer, Answers};
 use rewrite::Basis;
@@ -117,6 +118,10 @@ pub fn forget(
         })?,
     };
     let (weights, after) = trials.at(&strength)?;
+    let after = match as_stored(classifier, engine, &weights)? {
+        Some(stored) => trials.answers(&stored)?,
+        None => after,
+    };
     let after = finite(after)?;
     let (changes, new) = compare(&old, &weights)?;
     Ok(Outcome { strength, tried, before, after, changes, new, one_by_one: fisher.one_by_one, head })
@@ -160,6 +165,21 @@ fn check_classes(forgotten: &[usize], classes: usize, data: &Labelled) -> Result
         return Err(Error::invalid("every class that has inputs would be forgotten; at least one has to be retained"));
     }
     Ok(retained)
+}
+
+/// The weights as the file will hold them; `None` where its types hold everything that was computed.
+fn as_stored(classifier: &Classifier, engine: &dyn Engine, weights: &Weights) -> Result<Option<Weights>> {
+    let model = classifier.model();
+    let mut stored = weights.clone();
+    let mut is_narrower = false;
+    for (name, tensor) in weights.names.iter().zip(&mut stored.tensors) {
+        let Some(weight) = model.weight_index(name).and_then(|i| model.weights().get(i)) else { continue };
+        if matches!(weight.storage(), Storage::F16 | Storage::Bf16) {
+            *tensor = engine.upload(&weight.storage().round(&tensor.to_array()?)?)?;
+            is_narrower = true;
+        }
+    }
+    Ok(is_narrower.then_some(stored))
 }
 
 fn basis(fisher: &Fisher, engine: &dyn Engine) -> Result<Basis> {

@@ -95,6 +95,14 @@ impl<'a> Trials<'a> {
         Ok((weights, answers))
     }
 
+    /// Answers under given weights.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn answers(&mut self, weights: &Weights) -> Result<Answers> {
+        self.answerer.answer(weights, self.old, self.data, &mut |_| ())
+    }
+
     /// What the inputs say of a strength.
     ///
     /// # Errors

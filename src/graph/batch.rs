@@ -1,7 +1,8 @@
 //! Where the samples of a batch lie in a value.
 
+use crate::each_type;
 use crate::ops::NodeView;
-use crate::tensor::TensorType;
+use crate::tensor::{Array, Element, TensorType};
 
 /// Where the samples lie in a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,19 +40,31 @@ pub fn elementwise(n: &NodeView, from: &[Batch], out: &TensorType) -> Batch {
             return Batch::Lost;
         }
     }
-    // a value that does not depend on the samples must not vary along their axis, unless it varies the
-    // same way in every sample, which broadcasting can express only for one row per sample
-    if let Batch::Axis { axis, .. } = found {
-        for (batch, ty) in from.iter().zip(&n.inputs) {
+    // a value that does not depend on the samples must not vary along their axis: broadcasting says so where its
+    // extent there is 1, and a constant where it is the same for every sample
+    if let Batch::Axis { axis, rows } = found {
+        for (i, (batch, ty)) in from.iter().zip(&n.inputs).enumerate() {
             if let (Batch::None, Some(ty)) = (batch, ty) {
-                let extent = (axis + ty.shape.len()).checked_sub(rank).and_then(|a| ty.shape.get(a));
-                if extent.is_some_and(|&e| e != 1) {
+                let Some(own) = (axis + ty.shape.len()).checked_sub(rank) else { continue };
+                let varies = ty.shape.get(own).is_some_and(|&e| e != 1);
+                let constant = n.consts.get(i).copied().flatten();
+                if varies && !constant.is_some_and(|a| repeats(a, own, rows)) {
                     return Batch::Lost;
                 }
             }
         }
     }
     found
+}
+
+/// True when every `rows` consecutive rows on an axis are the same.
+fn repeats(a: &Array, axis: usize, rows: usize) -> bool {
+    fn go<T: Element>(v: &[T], whole: usize, part: usize) -> bool {
+        whole > 0 && part > 0 && v.chunks(whole).all(|v| v.chunks(part).all(|c| v.starts_with(c)))
+    }
+    let inner: usize = a.shape().iter().skip(axis + 1).product();
+    let whole = a.shape().get(axis).map_or(0, |&e| e * inner);
+    each_type!(a, a => a.as_slice().is_some_and(|v| go(v, whole, rows * inner)))
 }
 
 /// The rule of ops that keep the first axis apart (Conv, pooling): only the first input may be batched,
@@ -130,5 +143,15 @@ mod tests {
         // a single sample owns everything
         assert_eq!(reshape(at(1, 1), 1, &[3, 1, 4], &[12]), at(0, 12));
         assert_eq!(reshape(at(0, 1), 1, &[1], &[]), Batch::Lost);
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn constants_that_are_the_same_for_every_sample() {
+        let a = |v: &[i64]| Array::from_vec(&[2, v.len() / 2], v.to_vec()).unwrap();
+        assert!(repeats(&a(&[1, 2, 1, 2]), 0, 1));
+        assert!(!repeats(&a(&[1, 2, 1, 3]), 0, 1));
+        assert!(repeats(&a(&[1, 2, 1, 2, 5, 6, 5, 6]), 1, 2));
+        assert!(!repeats(&a(&[1, 2, 1, 2, 5, 6, 5, 6]), 1, 1));
     }
 }

@@ -169,9 +169,7 @@ impl Labelled {
         check_array("x", &self.x, &expected.sample)?;
         for (name, ty) in &expected.extra {
             let a = self.extra.get(name).ok_or_else(|| {
-                Error::invalid(format!(
-                    "the model's input {name:?} ({ty} a sample) is missing from the labelled inputs"
-                ))
+                Error::invalid(format!("the model's input {name:?} is missing from the labelled inputs: {ty} a sample"))
             })?;
             check_array(name, a, ty)?;
         }

@@ -84,8 +84,9 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<ModelProto> {
     for (&id, name) in graph.outputs.iter().zip(output_names) {
         proto.output.push(value_info(name, &graph.value(id).ty)?);
     }
+    // not that of the model: runtimes often know fewer operator sets than exporters
     let needed = graph.nodes().iter().map(|n| n.op.opset(&graph.view_of(n)));
-    let opset = needed.fold(graph.opset.max(OPSET), i64::max);
+    let opset = needed.fold(OPSET, i64::max);
     Ok(ModelProto {
         ir_version: Some(ir_version(opset)),
         producer_name: Some(env!("CARGO_PKG_NAME").into()),

@@ -30,4 +30,4 @@ pub use load::Model;
 pub use patch::{PatchOptions, PatchReport, PatchedWeight, patch, patch_to_bytes};
 pub use run::Run;
 pub use values::tensor_to_array;
-pub use weights::{Storage, Weight};
+pub use weights::{Rounding, Storage, Weight};

@@ -53,6 +53,62 @@ impl Storage {
     }
 }
 
+/// What storing new elements in a weight's own type makes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Rounding {
+    /// Elements that changed as computed.
+    pub changed: usize,
+    /// Those of them that the type cannot hold exactly; they are stored rounded to nearest, ties to even.
+    pub rounded: usize,
+    /// Those of the rounded ones that came back to the old element: their change is lost.
+    pub lost: usize,
+}
+
+impl Storage {
+    /// The elements as they are read back after storing: rounded to nearest, ties to even.
+    ///
+    /// # Errors
+    /// When the array holds no floats.
+    pub fn round(self, a: &Array) -> Result<Array> {
+        let through = |f: fn(f32) -> f32| -> Result<Array> {
+            let narrow = a.to_float(DType::F32);
+            let v = narrow.slice::<f32>()?.iter().map(|&v| f(v)).collect();
+            Ok(Array::from_vec(a.shape(), v)?.to_float(a.dtype()))
+        };
+        match self {
+            Self::F64 => Ok(a.clone()),
+            Self::F32 => through(|v| v),
+            Self::F16 => through(|v| f16::from_f32(v).to_f32()),
+            Self::Bf16 => through(|v| bf16::from_f32(v).to_f32()),
+        }
+    }
+    /// What storing `new` in the place of `old` makes of the elements that differ.
+    ///
+    /// # Errors
+    /// When an array holds no floats.
+    pub fn rounding(self, old: &Array, new: &Array) -> Result<Rounding> {
+        let stored = self.round(new)?.to_f64();
+        let mut out = Rounding::default();
+        for ((old, new), stored) in old.to_f64().into_iter().zip(new.to_f64()).zip(stored) {
+            if old.to_bits() != new.to_bits() {
+                out.changed = out.changed.saturating_add(1);
+                out.rounded = out.rounded.saturating_add(usize::from(stored.to_bits() != new.to_bits()));
+                out.lost = out.lost.saturating_add(usize::from(stored.to_bits() == old.to_bits()));
+            }
+        }
+        Ok(out)
+    }
+    /// The name that NumPy gives the type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F64 => "float64",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+}
+
 /// A float tensor of the top-level graph: an initializer or the value of a Constant node.
 #[derive(Clone, Debug)]
 pub struct Weight {
@@ -188,4 +244,25 @@ fn gather<const N: usize, T>(file: &[u8], runs: &[Run], read: impl Fn([u8; N]) -
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_nearest_ties_to_even_and_counted() {
+        // float16 near 1 has steps of 2^-10: half a step is a tie
+        let (one, step) = (1.0f32, 1.0 / 1024.0);
+        let old = Array::from_vec(&[5], vec![one, one, one, one + step, 2.0]).unwrap();
+        let new =
+            Array::from_vec(&[5], vec![one + step / 2.0, one + step * 1.5, one + step * 0.6, one + step, 1.0]).unwrap();
+        let stored = Storage::F16.round(&new).unwrap();
+        assert_eq!(stored.slice::<f32>().unwrap(), [one, one + 2.0 * step, one + step, one + step, 1.0]);
+        assert_eq!(Storage::F16.rounding(&old, &new).unwrap(), Rounding { changed: 4, rounded: 3, lost: 1 });
+        assert_eq!(Storage::F32.rounding(&old, &new).unwrap(), Rounding { changed: 4, rounded: 0, lost: 0 });
+        let wide = Array::from_vec(&[1], vec![1.0 + 1e-12]).unwrap();
+        assert_eq!(Storage::F32.rounding(&Array::full(&[1], 1.0f64), &wide).unwrap().lost, 1);
+        assert_eq!(Storage::F64.rounding(&Array::full(&[1], 1.0f64), &wide).unwrap().rounded, 0);
+    }
 }

@@ -1,9 +1,10 @@
 //! Arithmetic, comparison and logic of two broadcast operands, and `Where`.
 
+use super::convert::{bits, narrow, signed};
 use super::support::{broadcast, broadcast_strides, given, zip_map};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
-use crate::graph::{Batch, batch};
+use crate::graph::{Attrs, Batch, Graph, ValueId, batch};
 use crate::tensor::{Array, DType, TensorType};
 
 /// What a binary op gives.
@@ -77,6 +78,40 @@ const fn condition(
     Binary { name, version, code, out: Out::Bool, eval, vjp: flat, sampler: Sampler::within(-2.0, 2.0) }
 }
 
+/// The kernel of a function of two broadcast operands, a branch of `shaders/binary.wgsl`.
+pub(super) fn kernel(n: &NodeView, code: u32) -> Result<Kernel> {
+    let (a, b) = (n.ty(0)?, n.ty(1)?);
+    if a.dtype != b.dtype {
+        return Err(Error::unsupported(format!("{} of {} and {} has no kernel", n.op, a.dtype, b.dtype)));
+    }
+    let shape = broadcast(&[&a.shape, &b.shape])?;
+    let len = shape.iter().product();
+    let plain = (a.shape == shape || a.len() == 1) && (b.shape == shape || b.len() == 1);
+    if shape.len() > 8 {
+        return Err(Error::unsupported(format!("rank {} has no kernel", shape.len())));
+    }
+    Ok(Kernel::one(Step {
+        shader: crate::shader!("binary"),
+        overrides: vec![
+            ("OP", f64::from(code)),
+            ("INT", f64::from(u8::from(!a.dtype.is_float()))),
+            ("BROADCAST", f64::from(u8::from(!plain))),
+        ],
+        binds: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
+        params: Params::new()
+            .u("n", len)
+            .u("rank", shape.len())
+            .u("a_step", usize::from(a.len() != 1))
+            .u("b_step", usize::from(b.len() != 1))
+            .u("bits", bits(a.dtype) as usize)
+            .u("signed", usize::from(signed(a.dtype)))
+            .list::<8>("shape", &shape, 1)
+            .list::<8>("a_strides", &broadcast_strides(&a.shape, &shape), 0)
+            .list::<8>("b_strides", &broadcast_strides(&b.shape, &shape), 0),
+        grid: grid_1d(len),
+    }))
+}
+
 impl Op for Binary {
     fn spec(&self) -> Spec {
         Spec::new(self.name, self.version, (2, 2))
@@ -93,7 +128,7 @@ impl Op for Binary {
     fn batch(&self, n: &NodeView, from: &[Batch], _: usize, out: &[TensorType]) -> Vec<Batch> {
         vec![batch::elementwise(n, from, &out[0])]
     }
-    fn eval(&self, _: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
+    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
         let (a, b) = (given(x, 0)?, given(x, 1)?);
         let shape = broadcast(&[a.shape(), b.shape()])?;
         let cast;
@@ -104,40 +139,17 @@ impl Op for Binary {
             cast = Array::from_vec(b.shape(), b.to_f64())?.to_float(a.dtype());
             &cast
         };
-        Ok(vec![(self.eval)(a, b, &shape)?])
+        Ok(vec![match ((self.eval)(a, b, &shape)?, n.dtype(0)?) {
+            // narrow integers wrap
+            (Array::I64(y), t) if bits(t) < 64 => Array::new(y.mapv(|v| narrow(v, t)).into_owned()),
+            (y, _) => y,
+        }])
     }
     fn vjp(&self, b: &mut Vjp) -> Result<()> {
         (self.vjp)(b)
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let (a, b) = (n.ty(0)?, n.ty(1)?);
-        if a.dtype != b.dtype {
-            return Err(Error::unsupported(format!("{} of {} and {} has no kernel", self.name, a.dtype, b.dtype)));
-        }
-        let shape = broadcast(&[&a.shape, &b.shape])?;
-        let len = shape.iter().product();
-        let plain = (a.shape == shape || a.len() == 1) && (b.shape == shape || b.len() == 1);
-        if shape.len() > 8 {
-            return Err(Error::unsupported(format!("rank {} has no kernel", shape.len())));
-        }
-        Ok(Kernel::one(Step {
-            shader: crate::shader!("binary"),
-            overrides: vec![
-                ("OP", f64::from(self.code)),
-                ("INT", f64::from(u8::from(!a.dtype.is_float()))),
-                ("BROADCAST", f64::from(u8::from(!plain))),
-            ],
-            binds: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            params: Params::new()
-                .u("n", len)
-                .u("rank", shape.len())
-                .u("a_step", usize::from(a.len() != 1))
-                .u("b_step", usize::from(b.len() != 1))
-                .list::<8>("shape", &shape, 1)
-                .list::<8>("a_strides", &broadcast_strides(&a.shape, &shape), 0)
-                .list::<8>("b_strides", &broadcast_strides(&b.shape, &shape), 0),
-            grid: grid_1d(len),
-        }))
+        kernel(n, self.code)
     }
     fn cases(&self) -> Vec<Case> {
         if self.code >= 20 {
@@ -167,18 +179,68 @@ impl Op for Binary {
             case("scalar", &[&[2, 3, 2, 2], &[]]),
             case("channel", &[&[2, 3, 4, 5], &[1, 3, 1, 1]]),
         ];
-        if self.name != "Pow" {
-            let ints = |shape: &[usize], v: Vec<i64>| {
-                Arg::Fed(Array::from_vec(shape, v).unwrap_or_else(|_| Array::ints(&[1])), DType::I64)
-            };
+        let ints = |shape: &[usize], v: Vec<i64>, t| {
+            Arg::Fed(Array::from_vec(shape, v).unwrap_or_else(|_| Array::ints(&[1])), t)
+        };
+        cases.push(
+            Case::new(&format!("{} int64", self.name), &[])
+                .arg(ints(&[2, 3], vec![7, -3, 4, 0, 12, 5], DType::I64))
+                .arg(ints(&[3], vec![7, -2, 3], DType::I64))
+                .no_gradient("integers"),
+        );
+        if self.name == "Equal" {
+            let bools = |v: [bool; 4]| Arg::Fed(Array::new(ndarray::arr1(&v).into_dyn()), DType::Bool);
             cases.push(
-                Case::new(&format!("{} int64", self.name), &[])
-                    .arg(ints(&[2, 3], vec![7, -3, 4, 0, 12, 5]))
-                    .arg(ints(&[3], vec![7, -2, 3]))
-                    .no_gradient("integers"),
+                Case::new("Equal bool", &[])
+                    .arg(bools([true, true, false, false]))
+                    .arg(bools([true, false, true, false]))
+                    .no_gradient("logic"),
             );
         }
+        if self.name != "Pow" {
+            cases.push(
+                Case::new(&format!("{} uint8", self.name), &[])
+                    .arg(ints(&[2, 3], vec![200, 3, 4, 0, 12, 255], DType::U8))
+                    .arg(ints(&[3], vec![100, 4, 3], DType::U8))
+                    .no_gradient("integers"),
+            );
+            if matches!(self.out, Out::Same) {
+                // results beyond int32, as which the GPU has them
+                cases.push(
+                    Case::new(&format!("{} uint32", self.name), &[])
+                        .arg(ints(&[3], vec![3, 2_000_000_000, 7], DType::U32))
+                        .arg(ints(&[3], vec![5, 1_000_000_000, 7], DType::U32))
+                        .no_gradient("integers"),
+                );
+            }
+        }
         cases
+    }
+    fn import(
+        &self,
+        g: &mut Graph,
+        _: i64,
+        inputs: &[Option<ValueId>],
+        attrs: Attrs,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
+        let op = super::find(self.name)?;
+        let (&[Some(p), Some(q)], "Pow") = (inputs, self.name) else {
+            return g.push_multi(op, inputs, attrs, wanted);
+        };
+        let to = |g: &mut Graph, v, t: DType| g.push("Cast", &[v], Attrs::new().with("to", i64::from(t.onnx())));
+        let (base, exponent) = (g.dtype(p), g.dtype(q));
+        if base == exponent {
+            g.push_multi(op, inputs, attrs, wanted)
+        } else if base.is_int() && exponent.is_float() {
+            // computed in floats, and of the type of the base
+            let p = to(g, p, exponent)?;
+            let y = g.push("Pow", &[p, q], attrs)?;
+            Ok(vec![Some(to(g, y, base)?)])
+        } else {
+            let q = to(g, q, base)?;
+            g.push_multi(op, &[Some(p), Some(q)], attrs, wanted)
+        }
     }
 }
 
@@ -362,6 +424,12 @@ impl Op for Where {
                 .arg(c(&[3, 4]))
                 .arg(Arg::Float(vec![3, 4], s()))
                 .arg(Arg::Float(vec![3, 4], s())),
+            Case::new("Where int32", &[])
+                .arg(c(&[4]))
+                .arg(Arg::Fed(Array::ints(&[1, -2, 3, 4]), DType::I32))
+                .arg(Arg::Fed(Array::ints(&[-9]), DType::I32))
+                .no_gradient("integers"),
+            Case::new("Where bool", &[]).arg(c(&[3, 4])).arg(c(&[4])).arg(c(&[3, 1])).no_gradient("logic"),
             Case::new("Where broadcast", &[])
                 .arg(c(&[4, 1]))
                 .arg(Arg::Float(vec![2, 1, 3], s()))

@@ -10,7 +10,8 @@ use crate::tensor::{Array, DType, Element, TensorType};
 /// The word that stands for the only element of `v` on a GPU.
 pub(super) fn word(v: &Array) -> u32 {
     match v {
-        Array::I64(v) => v.first().map_or(0, |&v| v as i32 as u32),
+        // cut to what integers are on a GPU
+        Array::I64(v) => v.first().map_or(0, |&v| v.clamp(i32::MIN.into(), i32::MAX.into()) as i32 as u32),
         Array::Bool(v) => v.first().map_or(0, |&v| u32::from(v)),
         v => v.to_f64().first().map_or(0, |&v| (v as f32).to_bits()),
     }
@@ -65,7 +66,7 @@ impl Shape {
 
 impl Op for Shape {
     fn spec(&self) -> Spec {
-        Spec::new("Shape", 21, (1, 1))
+        Spec::new("Shape", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![TensorType::new(DType::I64, [Self::extents(n)?.len()])])
@@ -99,7 +100,7 @@ struct Size;
 
 impl Op for Size {
     fn spec(&self) -> Spec {
-        Spec::new("Size", 21, (1, 1))
+        Spec::new("Size", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         n.ty(0)?;
@@ -147,7 +148,7 @@ impl Constant {
 
 impl Op for Constant {
     fn spec(&self) -> Spec {
-        Spec::new("Constant", 21, (0, 0))
+        Spec::new("Constant", 25, (0, 0))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         let (a, dtype) = Self::value(n)?;
@@ -197,7 +198,7 @@ impl ConstantOfShape {
 
 impl Op for ConstantOfShape {
     fn spec(&self) -> Spec {
-        Spec::new("ConstantOfShape", 21, (1, 1))
+        Spec::new("ConstantOfShape", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![TensorType::new(Self::value(n)?.1, Self::shape(n)?)])
@@ -254,7 +255,7 @@ impl Range {
 
 impl Op for Range {
     fn spec(&self) -> Spec {
-        Spec::new("Range", 11, (3, 3))
+        Spec::new("Range", 27, (3, 3))
     }
     fn frozen_inputs(&self) -> &'static [usize] {
         &[0, 1, 2]

@@ -117,7 +117,8 @@ impl Copy {
         }
         let row = self.len() / rows;
         let most = PARALLEL.div_ceil(row).min(rows.div_ceil(2));
-        dst.par_chunks_mut(most * row).enumerate().for_each(|(k, part)| {
+        // the destination may go on behind what is copied
+        dst[..self.len()].par_chunks_mut(most * row).enumerate().for_each(|(k, part)| {
             self.walk(src, part, k * most, part.len() / row);
         });
     }
@@ -213,5 +214,20 @@ impl Copy {
             return Ok(Kernel::Alias);
         }
         Ok(Kernel::many(self.step(Bind::Input(0), Bind::Output(0))?.into_iter().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What follows in a larger destination stays as it is, also where several threads copy.
+    #[test]
+    fn a_large_copy_ends_with_its_source() {
+        let n = 2 * PARALLEL + 1;
+        let copy = Copy::new(&[1, n], &Side::whole(&[1, n]), &Side::whole(&[1, 2 * n]));
+        let mut dst = vec![0; 2 * n];
+        copy.run(&vec![7; n], &mut dst);
+        assert!(dst[..n].iter().all(|&v| v == 7) && dst[n..].iter().all(|&v| v == 0));
     }
 }

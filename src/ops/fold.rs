@@ -4,7 +4,7 @@ use super::support::{PARALLEL, strides, zip_map};
 use super::{Bind, Kernel, NodeView, Params, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
 use crate::graph::{Batch, ValueId};
-use crate::tensor::{Array, Element};
+use crate::tensor::{Array, DType, Element};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -222,6 +222,21 @@ pub(super) enum Fold {
     LogSumExp,
 }
 
+impl Fold {
+    /// What a reduction of no elements gives, where that is no sum of them.
+    pub(super) fn of_nothing(self, dtype: DType) -> Option<Array> {
+        let (low, high) = dtype.int_range().unwrap_or_default();
+        let (float, int) = match self {
+            Self::Max => (f64::NEG_INFINITY, low),
+            Self::Min => (f64::INFINITY, high),
+            Self::Prod => (1.0, 1),
+            Self::LogSumExp => (f64::NEG_INFINITY, low),
+            _ => return None,
+        };
+        Some(if dtype.is_float() { Array::full_float(dtype, &[], float) } else { Array::full(&[], int) })
+    }
+}
+
 pub(super) fn compute<T: Number>(which: Fold, x: &Array, d: &Dims) -> Result<Array> {
     let shape = x.shape();
     let v = x.slice::<T>()?;
@@ -288,7 +303,7 @@ pub(super) fn kernel(shape: &[usize], axes: &[usize], [map, join, finish]: [u32;
     let n: usize = kept.iter().product();
     let count: usize = gone.iter().product();
     if count == 0 && join != 0 {
-        return Err(Error::unsupported("a reduction of nothing has no kernel"));
+        return Err(Error::internal("a reduction of nothing goes through no kernel of its own"));
     }
     // few outputs of many elements would leave most of a GPU idle: such folds go through partial results
     let parts = if join < 4 && n > 0 { (count / 256).min(16_384 / n).max(1) } else { 1 };

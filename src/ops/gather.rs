@@ -112,7 +112,7 @@ impl Op for Gather {
         let (x, k, dy) = (b.x(0)?, b.x(1)?, b.dy()?);
         let shape = b.shape(x);
         if b.apart(0) {
-            let dx = apart(b, &shape, axis)?;
+            let dx = super::embedding::apart(b, &shape, axis)?;
             b.set_apart(0, dx);
             return Ok(());
         }
@@ -171,36 +171,6 @@ impl Op for Gather {
 fn gather_grad(g: &mut Graph, k: ValueId, dy: ValueId, axis: usize, extent: usize) -> Result<ValueId> {
     let [axis, extent] = [axis, extent].map(|v| dims(&[v])[0]);
     g.push("GatherGrad", &[k, dy], Attrs::new().with("axis", axis).with("dim", extent))
-}
-
-/// The gradient of a table that does not depend on the samples while the indices do, samples apart: every
-/// sample gets a table of its own, `dx[s, …, v, …] = Σ dy[…, i…, …]` over the i of sample s with index v.
-fn apart(b: &mut Vjp, shape: &[usize], axis: usize) -> Result<ValueId> {
-    let (k, dy, n) = (b.x(1)?, b.dy()?, b.samples());
-    let Batch::Axis { axis: at, rows } = b.graph().value(k).batch else {
-        return Err(b.needs_singles("the samples cannot be found in the indices"));
-    };
-    let extent = shape[axis];
-    let dtype = b.dtype(k);
-    // indices from 0, then those of sample s moved by s tables
-    let [zero, size] = [0, dims(&[extent])[0]].map(|v| b.graph().constant_as(Array::full(&[], v), dtype));
-    let negative = b.op("Less", &[k, zero])?;
-    let from_end = b.add(k, size)?;
-    let k = b.choose(negative, from_end, k)?;
-    let mut table = vec![1; b.shape(k).len()];
-    table[at] = n * rows;
-    let first = (0..n * rows).map(|i| dims(&[i / rows * extent])[0]).collect::<Vec<_>>();
-    let first = b.graph().constant_as(Array::from_vec(&table, first)?, dtype);
-    let k = b.add(k, first)?;
-    let dx = gather_grad(b.graph(), k, dy, axis, n * extent)?;
-    // […, n·extent, …] to [n, …, extent, …]
-    let dx = b.reshape(dx, &[&shape[..axis], &[n, extent], &shape[axis + 1..]].concat())?;
-    let mut perm: Vec<usize> = (0..=shape.len()).collect();
-    perm.remove(axis);
-    perm.insert(0, axis);
-    let dx = b.transpose(dx, &perm)?;
-    b.graph().value_mut(dx).batch = Batch::LEADING;
-    Ok(dx)
 }
 
 /// Reads input 0 at the indices in input 1, which run along an axis of this extent and stride; `x` and `k`

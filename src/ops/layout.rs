@@ -160,7 +160,7 @@ fn reshape_to(x: &[usize], to: &[i64], allowzero: bool) -> Result<Vec<usize>> {
 
 static RESHAPE: View = View {
     name: "Reshape",
-    version: 21,
+    version: 25,
     inputs: (2, 2),
     shape: |n, x| reshape_to(x, &n.ints_input(1)?.unwrap_or_default(), n.int("allowzero", 0)? != 0),
     stacked: |g, inputs, attrs, samples| {
@@ -182,7 +182,7 @@ static RESHAPE: View = View {
 
 static FLATTEN: View = View {
     name: "Flatten",
-    version: 21,
+    version: 25,
     inputs: (1, 1),
     shape: |n, x| {
         let axis = n.int("axis", 1)?;
@@ -219,7 +219,7 @@ fn squeezed(x: &[usize], axes: Option<Vec<i64>>) -> Result<Vec<usize>> {
 
 static SQUEEZE: View = View {
     name: "Squeeze",
-    version: 21,
+    version: 25,
     inputs: (1, 2),
     shape: |n, x| {
         let gone = squeezed(x, n.ints_input(1)?)?;
@@ -240,7 +240,7 @@ static SQUEEZE: View = View {
 
 static UNSQUEEZE: View = View {
     name: "Unsqueeze",
-    version: 21,
+    version: 25,
     inputs: (2, 2),
     shape: |n, x| {
         let axes = n.ints_input(1)?.unwrap_or_default();
@@ -269,7 +269,7 @@ struct Identity;
 
 impl Op for Identity {
     fn spec(&self) -> Spec {
-        Spec::new("Identity", 21, (1, 1))
+        Spec::new("Identity", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![n.ty(0)?.clone()])
@@ -322,7 +322,7 @@ impl Transpose {
 
 impl Op for Transpose {
     fn spec(&self) -> Spec {
-        Spec::new("Transpose", 21, (1, 1))
+        Spec::new("Transpose", 25, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Ok(vec![TensorType::new(n.dtype(0)?, Self::copy(n)?.1)])

@@ -45,6 +45,8 @@ pub struct Spec {
     pub inputs: (usize, usize),
     /// Least and greatest number of outputs.
     pub outputs: (usize, usize),
+    /// See [`Op::frozen_inputs`].
+    pub frozen: &'static [usize],
 }
 
 /// Stands for "any number" in [`Spec`].
@@ -53,16 +55,22 @@ pub const MANY: usize = usize::MAX;
 impl Spec {
     /// A standard op with one output.
     pub const fn new(name: &'static str, version: i64, inputs: (usize, usize)) -> Self {
-        Self { name, domain: "", version, inputs, outputs: (1, 1) }
+        Self { name, domain: "", version, inputs, outputs: (1, 1), frozen: &[] }
     }
     /// One of our own ops, with one output.
     pub const fn internal(name: &'static str, inputs: (usize, usize)) -> Self {
-        Self { name, domain: INTERNAL, version: 1, inputs, outputs: (1, 1) }
+        Self { name, domain: INTERNAL, version: 1, inputs, outputs: (1, 1), frozen: &[] }
     }
     /// The same with another number of outputs.
     #[must_use]
     pub const fn outputs(mut self, least: usize, most: usize) -> Self {
         self.outputs = (least, most);
+        self
+    }
+    /// The same with inputs that hold settings or statistics.
+    #[must_use]
+    pub const fn frozen(mut self, inputs: &'static [usize]) -> Self {
+        self.frozen = inputs;
         self
     }
     pub(crate) fn check_arity(&self, inputs: &[Option<ValueId>], wanted: &[bool]) -> Result<()> {
@@ -162,7 +170,7 @@ pub trait Op: Sync {
     }
     /// Inputs that hold settings or statistics: a float tensor there is never a trainable weight.
     fn frozen_inputs(&self) -> &'static [usize] {
-        &[]
+        self.spec().frozen
     }
     /// For our own ops, and for standard ones that are newer than [`crate::graph::OPSET`] or that ONNX
     /// Runtime does only in part: the same in other standard ops, pushed on `g`. All others return `None`.
@@ -223,5 +231,6 @@ macro_rules! families {
 families! {
     unary binary layout slice pad join constant convert matmul conv conv_transpose conv_grad pool norm
     batch_norm softmax reduce arg squares gather scatter variadic lrn
-    activation einsum
+    activation trigonometry clip predicate integer einsum select rearrange gather_nd top_k cumsum embedding resize
+    grid attention
 }

@@ -384,7 +384,7 @@ impl Op for Norm {
 
 static LAYER: Norm = Norm { name: "LayerNormalization", version: 17, over: Over::Axes, centered: true };
 static RMS: Norm = Norm { name: "RMSNormalization", version: 23, over: Over::Axes, centered: false };
-static INSTANCE: Norm = Norm { name: "InstanceNormalization", version: 6, over: Over::Channel, centered: true };
+static INSTANCE: Norm = Norm { name: "InstanceNormalization", version: 22, over: Over::Channel, centered: true };
 static GROUP: Norm = Norm { name: "GroupNormalization", version: 21, over: Over::Groups, centered: true };
 
 pub(super) static OPS: &[&dyn Op] = &[&LAYER, &RMS, &INSTANCE, &GROUP];

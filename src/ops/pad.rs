@@ -2,7 +2,7 @@
 
 use super::constant::{fill, filled, word};
 use super::copy::{Copy, Side};
-use super::layout::{attr_to_input, constant_ints, dims};
+use super::layout::{attr_to_input, dims};
 use super::slice::slice;
 use super::support::given;
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Spec, Vjp};
@@ -22,17 +22,13 @@ pub(super) fn pad(g: &mut Graph, x: ValueId, pads: &[i64]) -> Result<ValueId> {
 /// Elements added before and after each axis.
 type Ends = Vec<(i64, i64)>;
 
-/// `y = x` with `value` around it, or cropped where a pad is negative. The other modes are imported as
-/// what they mean (Slice and Concat), so that their gradient needs no rule.
+/// `y = x` with `value` around it, or cropped where a pad is negative. In the other modes it is a Gather along each
+/// padded axis.
 struct Pad;
 
 impl Pad {
     /// Elements added before and after every axis, and the shape that results.
     fn pads(n: &NodeView) -> Result<(Ends, Vec<usize>)> {
-        let mode = n.string("mode", "constant")?;
-        if mode != "constant" {
-            return Err(n.unsupported("mode", mode));
-        }
         let x = n.shape(0)?;
         let pads = n.ints_input(1)?.unwrap_or_default();
         let all = Self::all(x.len(), &pads, n.ints_input(3)?.as_deref())?;
@@ -94,10 +90,43 @@ impl Pad {
 
 impl Op for Pad {
     fn spec(&self) -> Spec {
-        Spec::new("Pad", 21, (2, 4))
+        Spec::new("Pad", 25, (2, 4))
     }
     fn frozen_inputs(&self) -> &'static [usize] {
         &[2]
+    }
+    fn expand(
+        &'static self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        _: &[bool],
+    ) -> Result<Option<Vec<Option<ValueId>>>> {
+        let view = g.view(self, "", inputs, attrs, &[true]);
+        let mode = match view.string("mode", "constant")? {
+            "constant" => return Ok(None),
+            "edge" => Mode::Edge,
+            "reflect" => Mode::Reflect,
+            "wrap" => Mode::Wrap,
+            other => return Err(view.unsupported("mode", other)),
+        };
+        let shape = view.shape(0)?.to_vec();
+        let pads = view.ints_input(1)?.unwrap_or_default();
+        let all = Self::all(shape.len(), &pads, view.ints_input(3)?.as_deref())?;
+        let x = inputs.first().copied().flatten().ok_or_else(|| Error::format("input 0 is missing"))?;
+        let mut y = x;
+        for (axis, &(low, high)) in all.iter().enumerate() {
+            let d = dims(&[shape[axis]])[0];
+            let known = d > 0 || (low <= 0 && high <= 0);
+            if !known || low < -d || high < -d || low.saturating_add(high) < -d || low.max(high) > LARGEST {
+                return Err(Error::unsupported(format!("pads = {pads:?} on shape {shape:?}")));
+            }
+            y = grow(g, y, axis, (low, high), mode)?;
+        }
+        if y == x {
+            y = g.push("Identity", &[x], Attrs::new())?;
+        }
+        Ok(Some(vec![Some(y)]))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         Self::value(n)?;
@@ -140,6 +169,11 @@ impl Op for Pad {
             Case::new("Pad crop to nothing and back", &[&[2, 3]]).ints(&[-2, 0, 2, 0]),
             Case::new("Pad axes", &[&[2, 3, 2]]).ints(&[1, 0, 0, 2]).arg(Arg::Absent).ints(&[-1, 0]),
             Case::new("Pad nothing", &[&[2, 3]]).ints(&[0; 4]),
+            Case::new("Pad reflect", &[&[2, 3, 4]]).ints(&[0, 2, 1, 1, 0, 3]).attr("mode", "reflect"),
+            Case::new("Pad edge", &[&[2, 3]]).ints(&[1, 4, 0, 2]).attr("mode", "edge"),
+            Case::new("Pad wrap", &[&[2, 3]]).ints(&[5, 0, 1, 2]).attr("mode", "wrap"),
+            Case::new("Pad wrap and crop", &[&[2, 5]]).ints(&[2, -1]).arg(Arg::Absent).ints(&[1]).attr("mode", "wrap"),
+            Case::new("Pad edge of nothing", &[&[2, 3]]).ints(&[0; 4]).attr("mode", "edge"),
         ]
     }
     fn import(
@@ -163,59 +197,51 @@ impl Op for Pad {
                 Some(a) => return Err(Error::format(format!("attribute value = {a:?} is not a float"))),
             }
         }
-        let mode = match attrs.get("mode") {
-            None => "constant".to_owned(),
-            Some(Attr::Str(m)) => m.clone(),
-            Some(a) => return Err(Error::format(format!("attribute mode = {a:?} is not a string"))),
-        };
-        let (Some(x), "reflect" | "edge") = (inputs.first().copied().flatten(), mode.as_str()) else {
-            return g.push_multi(&Pad, &inputs, attrs, wanted);
-        };
-        let shape = g.shape(x).to_vec();
-        let pads = constant_ints(g, &inputs, 1)?.unwrap_or_default();
-        let all = Self::all(shape.len(), &pads, constant_ints(g, &inputs, 3)?.as_deref())?;
-        let mut y = x;
-        for (axis, &(low, high)) in all.iter().enumerate() {
-            let d = dims(&[shape[axis]])[0];
-            let most = if mode == "edge" { i64::from(d > 0) * i64::MAX } else { d - 1 };
-            if low < 0 || high < 0 || low > most || high > most {
-                return Err(Error::unsupported(format!("pads = {pads:?} in mode {mode} on shape {shape:?}")));
-            }
-            y = grow(g, y, axis, (low, high), mode == "edge")?;
-        }
-        if y == x {
-            return g.push_multi(super::find("Identity")?, &[Some(x)], Attrs::new(), wanted);
-        }
-        Ok(vec![Some(y)])
+        g.push_multi(&Self, &inputs, attrs, wanted)
     }
 }
 
-/// Repeats the border (`edge`) or mirrors what lies behind it, `low` before and `high` after `axis`.
-fn grow(g: &mut Graph, x: ValueId, axis: usize, (low, high): (i64, i64), edge: bool) -> Result<ValueId> {
-    let shape = g.shape(x).to_vec();
-    let (a, d) = (dims(&[axis])[0], dims(&[shape[axis]])[0]);
-    let side = |g: &mut Graph, count: i64, first: i64| -> Result<Option<ValueId>> {
-        if count == 0 {
-            return Ok(None);
+/// What stands beyond the borders.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    /// The element at the border.
+    Edge,
+    /// The elements behind the border, backwards.
+    Reflect,
+    /// The elements from the other end.
+    Wrap,
+}
+
+/// Pads beyond this are refused: the places they are taken from are held as constants.
+const LARGEST: i64 = 1 << 24;
+
+impl Mode {
+    /// The place inside an axis of extent `d` that stands for place `i` outside.
+    fn place(self, i: i64, d: i64) -> i64 {
+        match self {
+            Self::Edge => i.clamp(0, d - 1),
+            Self::Wrap => i.rem_euclid(d),
+            Self::Reflect if d == 1 => 0,
+            Self::Reflect => {
+                let i = i.rem_euclid(2 * (d - 1));
+                i.min(2 * (d - 1) - i)
+            }
         }
-        if edge {
-            let border = slice(g, x, &[first], &[first + 1], &[a], &[1])?;
-            let mut to = dims(&shape);
-            to[axis] = count;
-            let to = g.ints(&to);
-            return g.push("Expand", &[border, to], Attrs::new()).map(Some);
-        }
-        // backwards from `first`; an end of −1 would count from the end
-        let end = if first - count < 0 { i64::MIN } else { first - count };
-        slice(g, x, &[first], &[end], &[a], &[-1]).map(Some)
-    };
-    let before = side(g, low, if edge { 0 } else { low })?;
-    let after = side(g, high, if edge { d - 1 } else { d - 2 })?;
-    let parts: Vec<ValueId> = before.into_iter().chain([x]).chain(after).collect();
-    if parts.len() == 1 {
+    }
+}
+
+/// Places taken from along an axis, `low` before and `high` after it.
+fn grow(g: &mut Graph, x: ValueId, axis: usize, (low, high): (i64, i64), mode: Mode) -> Result<ValueId> {
+    if (low, high) == (0, 0) {
         return Ok(x);
     }
-    g.push("Concat", &parts, Attrs::new().with("axis", a))
+    let (a, d) = (dims(&[axis])[0], dims(&[g.shape(x)[axis]])[0]);
+    if low <= 0 && high <= 0 {
+        return slice(g, x, &[-low], &[d + high], &[a], &[1]);
+    }
+    let places: Vec<i64> = (-low..d + high).map(|i| mode.place(i, d)).collect();
+    let places = g.ints(&places);
+    g.push("Gather", &[x, places], Attrs::new().with("axis", a))
 }
 
 pub(super) static OPS: &[&dyn Op] = &[&Pad];
@@ -263,9 +289,12 @@ mod tests {
         let y = imported(&Pad, 18, &[2, 2], &[&[1, 0, 0, 2]], mode("edge"), 1).unwrap();
         assert_eq!(y, [floats(&[3, 4], &[0., 1., 1., 1., 0., 1., 1., 1., 2., 3., 3., 3.])]);
         assert_eq!(imported(&Pad, 18, &[2], &[&[0, 0]], mode("edge"), 1).unwrap(), [floats(&[2], &[0., 1.])]);
-        for (pads, m) in [(&[4i64, 0], "reflect"), (&[-1, 0], "edge"), (&[1, 1], "wrap")] {
-            let e = imported(&Pad, 19, &[4], &[pads], mode(m), 1).unwrap_err();
-            assert!(e.to_string().contains(m), "{e}");
+        let y = imported(&Pad, 19, &[3], &[&[4, -1]], mode("wrap"), 1).unwrap();
+        assert_eq!(y, [floats(&[6], &[2., 0., 1., 2., 0., 1.])]);
+        let y = imported(&Pad, 18, &[3], &[&[0, 5]], mode("reflect"), 1).unwrap();
+        assert_eq!(y, [floats(&[8], &[0., 1., 2., 1., 0., 1., 2., 1.])]);
+        for (pads, m) in [(&[-3i64, -2], "edge"), (&[1, 1], "mirror")] {
+            assert!(imported(&Pad, 19, &[4], &[pads], mode(m), 1).is_err());
         }
     }
 }

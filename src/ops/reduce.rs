@@ -1,5 +1,6 @@
 //! Reductions over axes: <https://onnx.ai/onnx/operators/onnx__ReduceSum.html> and its relatives.
 
+use super::constant::{fill, filled, word};
 use super::fold::{Dims, Fold, compute, kernel};
 use super::support::given;
 use super::{Arg, Case, Kernel, NodeView, Op, Sampler, Spec, Vjp};
@@ -38,6 +39,9 @@ impl Op for Reduce {
     }
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
         let d = Dims::of(n)?;
+        if let (0, Some(y)) = (d.count, self.fold.of_nothing(n.dtype(0)?)) {
+            return Ok(vec![filled(&d.out, &y)?]);
+        }
         let x = given(x, 0)?;
         Ok(vec![match x {
             Array::F32(_) => compute::<f32>(self.fold, x, &d)?,
@@ -53,8 +57,11 @@ impl Op for Reduce {
         Ok(())
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let x = n.ty(0)?;
-        kernel(&x.shape, &Dims::of(n)?.axes, self.fold.codes(), !x.dtype.is_float())
+        let (x, d) = (n.ty(0)?, Dims::of(n)?);
+        if let (0, Some(y)) = (d.count, self.fold.of_nothing(x.dtype)) {
+            return Ok(Kernel::many(fill(0, d.out.iter().product(), word(&y)).into_iter().collect()));
+        }
+        kernel(&x.shape, &d.axes, self.fold.codes(), !x.dtype.is_float())
     }
     fn cases(&self) -> Vec<Case> {
         let case =
@@ -72,6 +79,10 @@ impl Op for Reduce {
             case("long", &[3, 700]).ints(&[1]),
             case("long columns", &[600, 3]).ints(&[0]),
         ];
+        // a mean of nothing is undefined
+        if self.fold != Fold::Mean {
+            cases.push(case("nothing", &[2, 0, 3]).ints(&[1]).no_gradient("nothing is reduced"));
+        }
         let empty = |c: Case| {
             c.arg(Arg::Const(Array::from_vec(&[0], Vec::<i64>::new()).unwrap_or_else(|_| Array::ints(&[])), DType::I64))
         };
@@ -105,7 +116,18 @@ impl Op for Reduce {
         {
             inputs.push(Some(g.ints(&axes)));
         }
-        g.push_multi(super::find(self.name)?, &inputs, attrs, wanted)
+        let op = super::find(self.name)?;
+        let (Some(Some(x)), Fold::Max | Fold::Min) = (inputs.first().copied(), self.fold) else {
+            return g.push_multi(op, &inputs, attrs, wanted);
+        };
+        if g.dtype(x) != DType::Bool {
+            return g.push_multi(op, &inputs, attrs, wanted);
+        }
+        // of conditions (opset 20): false is less than true, as 0 is less than 1
+        let to = |t: DType| Attrs::new().with("to", i64::from(t.onnx()));
+        inputs[0] = Some(g.push("Cast", &[x], to(DType::U8))?);
+        let y = g.push_some(self.name, &inputs, attrs)?;
+        Ok(vec![Some(g.push("Cast", &[y], to(DType::Bool))?)])
     }
     fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, _: usize) -> Result<Option<ValueId>> {
         let Some(Some(x)) = inputs.first().copied() else {

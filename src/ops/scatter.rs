@@ -54,7 +54,7 @@ fn each(x: &[usize], k: &Array, axis: usize, mut f: impl FnMut(usize, usize)) ->
 }
 
 /// Hands the gradient of input `i` over, whose samples may have to be told apart.
-fn hand_over(b: &mut Vjp, i: usize, dx: ValueId) -> Result<()> {
+pub(super) fn hand_over(b: &mut Vjp, i: usize, dx: ValueId) -> Result<()> {
     if b.apart(i) {
         let dx = spread(b, dx)?;
         b.set_apart(i, dx);
@@ -64,9 +64,9 @@ fn hand_over(b: &mut Vjp, i: usize, dx: ValueId) -> Result<()> {
     Ok(())
 }
 
-fn zeros(b: &mut Vjp, shape: &[usize], like: ValueId) -> ValueId {
+fn filled(b: &mut Vjp, shape: &[usize], like: ValueId, v: f64) -> ValueId {
     let dtype = b.dtype(like);
-    b.graph().constant(Array::full_float(dtype, shape, 0.0))
+    b.graph().constant(Array::full_float(dtype, shape, v))
 }
 
 /// `y[i, j] = x[indices[i, j], j]`, for axis 0 of two.
@@ -101,12 +101,10 @@ impl Op for GatherElements {
     }
     fn vjp(&self, b: &mut Vjp) -> Result<()> {
         // dx = dy added where it was taken from
-        let along = b.view().int("axis", 0)?;
         let (x, k, dy) = (b.x(0)?, b.x(1)?, b.dy()?);
         let shape = b.shape(x);
-        let zeros = zeros(b, &shape, dy);
-        let attrs = Attrs::new().with("axis", along).with("reduction", "add");
-        let dx = b.emit("ScatterElements", &[zeros, k, dy], attrs)?;
+        let zeros = filled(b, &shape, dy, 0.0);
+        let dx = scattered(b, zeros, k, dy, Reduction::Add)?;
         hand_over(b, 0, dx)
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
@@ -137,17 +135,145 @@ fn few_axes(x: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// `y = x` with `y[indices[i, j], j]` replaced by `u[i, j]`, or `u[i, j]` added to it, for axis 0 of two.
-struct ScatterElements;
+/// What becomes of an element that an update falls on.
+#[derive(Clone, Copy, PartialEq)]
+enum Reduction {
+    Replace,
+    Add,
+    Mul,
+    Max,
+    Min,
+}
 
-impl ScatterElements {
-    fn adds(n: &NodeView) -> Result<bool> {
-        match n.string("reduction", "none")? {
-            "none" => Ok(false),
-            "add" => Ok(true),
-            other => Err(n.unsupported("reduction", other)),
+impl Reduction {
+    fn of(n: &NodeView) -> Result<Self> {
+        Ok(match n.string("reduction", "none")? {
+            "none" => Self::Replace,
+            "add" => Self::Add,
+            "mul" => Self::Mul,
+            "max" => Self::Max,
+            "min" => Self::Min,
+            other => return Err(n.unsupported("reduction", other)),
+        })
+    }
+    fn name(self) -> &'static str {
+        match self {
+            Self::Replace => "none",
+            Self::Add => "add",
+            Self::Mul => "mul",
+            Self::Max => "max",
+            Self::Min => "min",
         }
     }
+    /// The branch of `shaders/scatter.wgsl`.
+    fn mode(self, float: bool) -> u32 {
+        let integer = u32::from(!float);
+        match self {
+            Self::Replace => 0,
+            Self::Add => 1 + integer,
+            Self::Mul => 3 + integer,
+            Self::Max => 5 + integer,
+            Self::Min => 7 + integer,
+        }
+    }
+}
+
+/// A number that updates can be joined to.
+trait Number: Element {
+    fn join(reduction: Reduction, y: Self, u: Self) -> Self;
+}
+
+macro_rules! number {
+    ($t:ty, $add:expr, $mul:expr) => {
+        impl Number for $t {
+            fn join(reduction: Reduction, y: Self, u: Self) -> Self {
+                match reduction {
+                    Reduction::Add => $add(y, u),
+                    Reduction::Mul => $mul(y, u),
+                    Reduction::Max => y.max(u),
+                    Reduction::Min => y.min(u),
+                    Reduction::Replace => u,
+                }
+            }
+        }
+    };
+}
+number!(f32, |y, u| y + u, |y, u| y * u);
+number!(f64, |y, u| y + u, |y, u| y * u);
+number!(i64, i64::wrapping_add, i64::wrapping_mul);
+
+impl Number for bool {
+    fn join(_: Reduction, _: Self, u: Self) -> Self {
+        u
+    }
+}
+
+/// `y = x` with `y[indices[i, j], j]` replaced by `u[i, j]`, or joined with it, for axis 0 of two.
+struct ScatterElements;
+
+/// ScatterElements along the axis of the node that `b` differentiates.
+fn scattered(b: &mut Vjp, x: ValueId, k: ValueId, u: ValueId, reduction: Reduction) -> Result<ValueId> {
+    let along = b.view().int("axis", 0)?;
+    let attrs = Attrs::new().with("axis", along).with("reduction", reduction.name());
+    b.emit("ScatterElements", &[x, k, u], attrs)
+}
+
+/// What lies where the updates of the node that `b` differentiates fall.
+fn picked(b: &mut Vjp, x: ValueId, k: ValueId) -> Result<ValueId> {
+    let along = b.view().int("axis", 0)?;
+    b.emit("GatherElements", &[x, k], Attrs::new().with("axis", along))
+}
+
+/// The gradients of `y = x · Π u`, right where elements are 0 and where several updates meet.
+fn product_gradient(b: &mut Vjp) -> Result<()> {
+    let (x, k, u, dy) = (b.x(0)?, b.x(1)?, b.x(2)?, b.dy()?);
+    let shape = b.shape(x);
+    if b.wants(0) {
+        // dx = dy · Π u
+        let ones = filled(b, &shape, dy, 1.0);
+        let product = scattered(b, ones, k, u, Reduction::Mul)?;
+        let dx = b.mul(dy, product)?;
+        hand_over(b, 0, dx)?;
+    }
+    if b.wants(2) {
+        // du_i = dy · x · Π_{j≠i} u_j: with zeros left out of the product, and 0 where another u_j is 0
+        let (zero, one) = (b.scalar_like(0.0, u), b.scalar_like(1.0, u));
+        let vanishes = b.op("Equal", &[u, zero])?;
+        let (factor, count) = (b.choose(vanishes, one, u)?, b.choose(vanishes, one, zero)?);
+        let product = scattered(b, x, k, factor, Reduction::Mul)?;
+        let none = filled(b, &shape, dy, 0.0);
+        let zeros = scattered(b, none, k, count, Reduction::Add)?;
+        let (product, zeros) = (picked(b, product, k)?, picked(b, zeros, k)?);
+        let others = b.div(product, factor)?;
+        let free = b.op("Equal", &[zeros, count])?;
+        let slope = b.choose(free, others, zero)?;
+        let dy = picked(b, dy, k)?;
+        let du = b.mul(dy, slope)?;
+        hand_over(b, 2, du)?;
+    }
+    Ok(())
+}
+
+/// The gradients of `y = max(x, u…)` or `min`: to what equals y, in equal shares.
+fn extreme_gradient(b: &mut Vjp) -> Result<()> {
+    let (x, k, u, dy, y) = (b.x(0)?, b.x(1)?, b.x(2)?, b.dy()?, b.y(0)?);
+    let (zero, one) = (b.scalar_like(0.0, x), b.scalar_like(1.0, x));
+    let is_x = b.op("Equal", &[x, y])?;
+    let at = picked(b, y, k)?;
+    let is_u = b.op("Equal", &[u, at])?;
+    let (of_x, of_u) = (b.choose(is_x, one, zero)?, b.choose(is_u, one, zero)?);
+    let ties = scattered(b, of_x, k, of_u, Reduction::Add)?;
+    let share = b.div(dy, ties)?;
+    if b.wants(0) {
+        let dx = b.mul(share, of_x)?;
+        hand_over(b, 0, dx)?;
+    }
+    if b.wants(2) {
+        let share = picked(b, share, k)?;
+        let du = b.mul(share, of_u)?;
+        hand_over(b, 2, du)?;
+    }
+    Ok(())
 }
 
 impl Op for ScatterElements {
@@ -156,7 +282,7 @@ impl Op for ScatterElements {
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         let (x, k, u) = (n.ty(0)?, n.shape(1)?, n.ty(2)?);
-        if u.shape != k || u.dtype != x.dtype || (Self::adds(n)? && x.dtype == DType::Bool) {
+        if u.shape != k || u.dtype != x.dtype || (Reduction::of(n)? != Reduction::Replace && x.dtype == DType::Bool) {
             return Err(Error::format(format!("updates are {u}, data {x}, indices of shape {k:?}")));
         }
         check_indices(n, 1, x.shape[axis(n, &x.shape, k)?])?;
@@ -166,38 +292,43 @@ impl Op for ScatterElements {
         vec![batch(n, from)]
     }
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
-        fn go<T: Element>(n: &NodeView, x: &Array, k: &Array, u: &Array, add: impl Fn(T, T) -> T) -> Result<Array> {
+        fn go<T: Number>(n: &NodeView, x: &Array, k: &Array, u: &Array) -> Result<Array> {
             let along = axis(n, x.shape(), k.shape())?;
-            let (adds, u) = (ScatterElements::adds(n)?, u.slice::<T>()?);
+            let (reduction, u) = (Reduction::of(n)?, u.slice::<T>()?);
             let mut y = x.slice::<T>()?.to_vec();
-            each(x.shape(), k, along, |i, to| y[to] = if adds { add(y[to], u[i]) } else { u[i] })?;
+            each(x.shape(), k, along, |i, to| y[to] = T::join(reduction, y[to], u[i]))?;
             Array::from_vec(x.shape(), y)
         }
         let (x, k, u) = (given(x, 0)?, given(x, 1)?, given(x, 2)?);
         Ok(vec![match x {
-            Array::F32(_) => go::<f32>(n, x, k, u, |a, b| a + b)?,
-            Array::F64(_) => go::<f64>(n, x, k, u, |a, b| a + b)?,
-            Array::I64(_) => go::<i64>(n, x, k, u, i64::wrapping_add)?,
-            Array::Bool(_) => go::<bool>(n, x, k, u, |_, b| b)?,
+            Array::F32(_) => go::<f32>(n, x, k, u)?,
+            Array::F64(_) => go::<f64>(n, x, k, u)?,
+            Array::I64(_) => go::<i64>(n, x, k, u)?,
+            Array::Bool(_) => go::<bool>(n, x, k, u)?,
         }])
     }
     fn vjp(&self, b: &mut Vjp) -> Result<()> {
-        let (along, adds) = (b.view().int("axis", 0)?, Self::adds(&b.view())?);
+        let reduction = Reduction::of(&b.view())?;
+        match reduction {
+            Reduction::Mul => return product_gradient(b),
+            Reduction::Max | Reduction::Min => return extreme_gradient(b),
+            Reduction::Replace | Reduction::Add => {}
+        }
         let (k, dy) = (b.x(1)?, b.dy()?);
         if b.wants(0) {
             // dx = dy, and 0 where it was replaced
-            let dx = if adds {
+            let dx = if reduction == Reduction::Add {
                 dy
             } else {
                 let shape = b.shape(k);
-                let zeros = zeros(b, &shape, dy);
-                b.emit("ScatterElements", &[dy, k, zeros], Attrs::new().with("axis", along))?
+                let zeros = filled(b, &shape, dy, 0.0);
+                scattered(b, dy, k, zeros, Reduction::Replace)?
             };
             hand_over(b, 0, dx)?;
         }
         if b.wants(2) {
             // du = dy where it was put
-            let du = b.emit("GatherElements", &[dy, k], Attrs::new().with("axis", along))?;
+            let du = picked(b, dy, k)?;
             hand_over(b, 2, du)?;
         }
         Ok(())
@@ -209,11 +340,7 @@ impl Op for ScatterElements {
         let (mut shape, mut y, mut u) = (k.to_vec(), strides(x), strides(k));
         let line = Line { count: shape.remove(along), extent: x[along], y: y.remove(along), u: u[along], k: u[along] };
         u.remove(along);
-        let mode = match (Self::adds(n)?, n.dtype(0)?.is_float()) {
-            (false, _) => 0,
-            (true, true) => 1,
-            (true, false) => 2,
-        };
+        let mode = Reduction::of(n)?.mode(n.dtype(0)?.is_float());
         let mut steps: Vec<_> =
             Copy::into_whole(x, &Side::whole(x)).step(Bind::Input(0), Bind::Output(0))?.into_iter().collect();
         steps.extend(scatter_step([Bind::Input(1), Bind::Input(2)], mode, &line, &shape, &y, &u, &u));
@@ -226,10 +353,26 @@ impl Op for ScatterElements {
                 .arg(Arg::Fed(indices, DType::I64))
                 .arg(Arg::Float(k.to_vec(), Sampler::within(-2.0, 2.0)))
         };
+        let integers = |reduction: &str| {
+            let fed = |v: &[i64]| Arg::Fed(Array::ints(v), DType::I64);
+            Case::new(&format!("ScatterElements {reduction} integers"), &[])
+                .arg(fed(&[3, -5, 2, 7]))
+                .arg(fed(&[1, 3, 1, -4]))
+                .arg(fed(&[-2, 9, 4, 5]))
+                .attr("reduction", reduction)
+                .no_gradient("integers")
+        };
         vec![
             case("replace", &[3, 3], &[2, 3], &[1, 2, 0, -1, 0, 1]),
             case("add repeated", &[2, 4], &[2, 3], &[3, 0, 3, -4, 1, 1]).attr("axis", 1).attr("reduction", "add"),
             case("add smaller", &[2, 3, 4], &[1, 2, 2], &[2, 0, -1, 1]).attr("axis", -2).attr("reduction", "add"),
+            case("mul repeated", &[2, 4], &[2, 3], &[3, 0, 3, -4, 1, 1]).attr("axis", 1).attr("reduction", "mul"),
+            case("max repeated", &[2, 4], &[2, 3], &[3, 0, 3, -4, 1, 1]).attr("axis", 1).attr("reduction", "max"),
+            case("min smaller", &[2, 3, 4], &[1, 2, 2], &[2, 0, -1, 1]).attr("axis", -2).attr("reduction", "min"),
+            integers("add"),
+            integers("mul"),
+            integers("max"),
+            integers("min"),
         ]
     }
 }

@@ -1,16 +1,24 @@
-//! Softmax and its logarithm: <https://onnx.ai/onnx/operators/onnx__Softmax.html>.
+//! Softmax, its logarithm and its limit: <https://onnx.ai/onnx/operators/onnx__Softmax.html>.
 
 use super::support::{PARALLEL, float_type, given};
 use super::{Bind, Case, Kernel, NodeView, Op, Params, Spec, Step, Vjp, grid_1d, reshape};
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, ValueId, batch};
-use crate::tensor::{Array, TensorType};
+use crate::tensor::{Array, Element, TensorType};
 use rayon::prelude::*;
 
-/// `y = exp(x − max x) / Σ exp(x − max x)` along `axis`, or its logarithm.
+/// `y = exp(x − max x) / Σ exp(x − max x)` along `axis`, its logarithm, or 1 at the first maximum alone.
 struct Softmax {
     name: &'static str,
-    log: bool,
+    kind: Kind,
+}
+
+/// The branch of `shaders/softmax.wgsl`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain = 0,
+    Log = 1,
+    Hard = 2,
 }
 
 /// A tensor as `[outer, run, inner]` around one axis.
@@ -61,6 +69,19 @@ macro_rules! slab {
     }};
 }
 
+/// 1 at the first maximum of each of the `inner` columns of one `[run, inner]` slab.
+fn hard<T: Element>(x: &[T], y: &mut [T], inner: usize, one: T) {
+    for column in 0..inner {
+        let mut most = column;
+        for at in (column..x.len()).step_by(inner).skip(1) {
+            if x[at] > x[most] {
+                most = at;
+            }
+        }
+        y[most] = one;
+    }
+}
+
 impl Op for Softmax {
     fn spec(&self) -> Spec {
         Spec::new(self.name, 13, (1, 1))
@@ -87,9 +108,10 @@ impl Op for Softmax {
                 y.par_chunks_mut(size)
                     .with_min_len((PARALLEL / size).max(1))
                     .zip(v.par_chunks(size))
-                    .for_each(|(y, x)| match inner {
-                        1 => row!(T, x, y, self.log),
-                        _ => slab!(T, x, y, inner, self.log),
+                    .for_each(|(y, x)| match (self.kind, inner) {
+                        (Kind::Hard, _) => hard(x, y, inner, 1.0),
+                        (kind, 1) => row!(T, x, y, kind == Kind::Log),
+                        (kind, _) => slab!(T, x, y, inner, kind == Kind::Log),
                     });
             }
             Ok(vec![Array::from_vec(x.shape(), y)?])
@@ -98,18 +120,23 @@ impl Op for Softmax {
     fn vjp(&self, b: &mut Vjp) -> Result<()> {
         let axis = axis(&b.view())?;
         let (y, dy) = (b.y(0)?, b.dy()?);
-        let dx = if self.log {
-            // dx = dy − exp(y) · Σ dy
-            let sum = b.reduce_sum(dy, &[axis], true)?;
-            let share = b.op("Exp", &[y])?;
-            let taken = b.mul(share, sum)?;
-            b.sub(dy, taken)?
-        } else {
-            // dx = y · (dy − Σ dy · y)
-            let product = b.mul(dy, y)?;
-            let sum = b.reduce_sum(product, &[axis], true)?;
-            let less = b.sub(dy, sum)?;
-            b.mul(y, less)?
+        let dx = match self.kind {
+            Kind::Log => {
+                // dx = dy − exp(y) · Σ dy
+                let sum = b.reduce_sum(dy, &[axis], true)?;
+                let share = b.op("Exp", &[y])?;
+                let taken = b.mul(share, sum)?;
+                b.sub(dy, taken)?
+            }
+            Kind::Plain => {
+                // dx = y · (dy − Σ dy · y)
+                let product = b.mul(dy, y)?;
+                let sum = b.reduce_sum(product, &[axis], true)?;
+                let less = b.sub(dy, sum)?;
+                b.mul(y, less)?
+            }
+            // dx = 0 · dy: y is flat but where it jumps
+            Kind::Hard => b.scale(dy, 0.0)?,
         };
         b.set_dx(0, dx);
         Ok(())
@@ -118,7 +145,7 @@ impl Op for Softmax {
         let [outer, run, inner] = around(n.shape(0)?, axis(n)?);
         Ok(Kernel::one(Step {
             shader: crate::shader!("softmax"),
-            overrides: vec![("LOG", f64::from(u8::from(self.log)))],
+            overrides: vec![("KIND", f64::from(self.kind as u8))],
             binds: vec![Bind::Input(0), Bind::Output(0)],
             params: Params::new().u("n", outer * inner).u("run", run).u("inner", inner),
             grid: grid_1d(outer * inner),
@@ -126,8 +153,11 @@ impl Op for Softmax {
     }
     fn cases(&self) -> Vec<Case> {
         // 2e-5: the exp and log of a GPU are approximations
-        let case = |name: &str, shape: &[usize]| Case::new(&format!("{} {name}", self.name), &[shape]).within(2e-5);
-        let wide = super::Sampler::within(-120.0, 120.0);
+        let case = |name: &str, shape: &[usize]| {
+            let distinct = super::Sampler { low: -2.0, high: 2.0, avoid: &[], distinct: true };
+            Case::new(&format!("{} {name}", self.name), &[shape]).sampled(&distinct).within(2e-5)
+        };
+        let wide = super::Sampler { low: -120.0, high: 120.0, avoid: &[], distinct: true };
         vec![
             case("rows", &[4, 7]),
             case("vector", &[6]),
@@ -183,10 +213,11 @@ impl Op for Softmax {
     }
 }
 
-static SOFTMAX: Softmax = Softmax { name: "Softmax", log: false };
-static LOG_SOFTMAX: Softmax = Softmax { name: "LogSoftmax", log: true };
+static SOFTMAX: Softmax = Softmax { name: "Softmax", kind: Kind::Plain };
+static LOG_SOFTMAX: Softmax = Softmax { name: "LogSoftmax", kind: Kind::Log };
+static HARDMAX: Softmax = Softmax { name: "Hardmax", kind: Kind::Hard };
 
-pub(super) static OPS: &[&dyn Op] = &[&SOFTMAX, &LOG_SOFTMAX];
+pub(super) static OPS: &[&dyn Op] = &[&SOFTMAX, &LOG_SOFTMAX, &HARDMAX];
 
 #[cfg(test)]
 mod tests {

@@ -1,20 +1,23 @@
-//! Functions of one element: <https://onnx.ai/onnx/operators/>.
+//! Functions of one element: <https://onnx.ai/onnx/operators/>. The machine, and the plain ones.
 
+use super::convert::narrow;
 use super::support::{PARALLEL, given};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
-use crate::graph::{Attr, Attrs, Batch, Graph, ValueId};
+use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::tensor::{Array, DType, TensorType};
 use rayon::prelude::*;
 
 /// `y = f(x; a, b)` for each element.
-struct Unary {
-    name: &'static str,
+pub(super) struct Unary {
+    pub(super) name: &'static str,
     version: i64,
     /// The branch of `shaders/unary.wgsl`.
     code: u32,
     f32: fn(&[f32], f32, f32, &mut [f32]),
     f64: fn(&[f64], f64, f64, &mut [f64]),
+    /// The same for integers, where ONNX takes them.
+    int: Option<fn(i64) -> i64>,
     /// The parameters a and b: attribute name and ONNX's default.
     params: &'static [(&'static str, f32)],
     /// Emits `dy · f'(x)`.
@@ -35,9 +38,11 @@ macro_rules! f {
     };
 }
 
-type Functions = (fn(&[f32], f32, f32, &mut [f32]), fn(&[f64], f64, f64, &mut [f64]));
+pub(super) use f;
 
-const fn unary(
+pub(super) type Functions = (fn(&[f32], f32, f32, &mut [f32]), fn(&[f64], f64, f64, &mut [f64]));
+
+pub(super) const fn unary(
     name: &'static str,
     version: i64,
     code: u32,
@@ -50,6 +55,7 @@ const fn unary(
         code,
         f32: f.0,
         f64: f.1,
+        int: None,
         params: &[],
         vjp,
         sampler: Sampler::within(-3.0, 3.0),
@@ -58,16 +64,20 @@ const fn unary(
 }
 
 impl Unary {
-    const fn params(mut self, params: &'static [(&'static str, f32)]) -> Self {
+    pub(super) const fn params(mut self, params: &'static [(&'static str, f32)]) -> Self {
         self.params = params;
         self
     }
-    const fn sampled(mut self, low: f64, high: f64, avoid: &'static [f64]) -> Self {
+    pub(super) const fn sampled(mut self, low: f64, high: f64, avoid: &'static [f64]) -> Self {
         self.sampler = Sampler { low, high, avoid, distinct: false };
         self
     }
+    pub(super) const fn ints(mut self, f: fn(i64) -> i64) -> Self {
+        self.int = Some(f);
+        self
+    }
     /// The lavapipe and GPU versions of exp, log and tanh are approximations.
-    const fn tolerance(mut self, tolerance: f64) -> Self {
+    pub(super) const fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = tolerance;
         self
     }
@@ -80,19 +90,29 @@ impl Unary {
     }
 }
 
-/// The kernel of an element-wise function with parameters `a` and `b`.
-fn kernel(n: &NodeView, code: u32, [a, b]: [f64; 2]) -> Result<Kernel> {
-    let len = n.ty(0)?.len();
+/// The kernel of an element-wise function of floats with parameters `a` and `b`.
+pub(super) fn kernel(n: &NodeView, code: u32, [a, b]: [f64; 2]) -> Result<Kernel> {
+    words(n, code, [a, b].map(|v| (v as f32).to_bits()))
+}
+
+/// The kernel of an element-wise function of integers with parameters `a` and `b`.
+pub(super) fn kernel_int(n: &NodeView, code: u32, [a, b]: [i64; 2]) -> Result<Kernel> {
+    words(n, code, [a, b].map(|v| (v.clamp(i32::MIN.into(), i32::MAX.into()) as i32).cast_unsigned()))
+}
+
+fn words(n: &NodeView, code: u32, [a, b]: [u32; 2]) -> Result<Kernel> {
+    let x = n.ty(0)?;
     Ok(Kernel::one(Step {
         shader: crate::shader!("unary"),
-        overrides: vec![("OP", f64::from(code))],
+        overrides: vec![("OP", f64::from(code)), ("INT", f64::from(u8::from(!x.dtype.is_float())))],
         binds: vec![Bind::Input(0), Bind::Output(0)],
-        params: Params::new().u("n", len).f("a", a).f("b", b),
-        grid: grid_1d(len),
+        params: Params::new().u("n", x.len()).u("a", a as usize).u("b", b as usize),
+        grid: grid_1d(x.len()),
     }))
 }
 
-fn map(
+/// `f` of every element, in the precision of `x`.
+pub(super) fn map(
     x: &Array,
     f32: fn(&[f32], f32, f32, &mut [f32]),
     f64: fn(&[f64], f64, f64, &mut [f64]),
@@ -116,15 +136,20 @@ impl Op for Unary {
         Spec::new(self.name, self.version, (1, 1))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
-        Ok(vec![n.ty(0)?.clone()])
+        let x = n.ty(0)?;
+        if !(x.dtype.is_float() || self.int.is_some() && x.dtype.is_int()) {
+            return Err(Error::format(format!("{} of {}", self.name, x.dtype)));
+        }
+        Ok(vec![x.clone()])
     }
     fn batch(&self, _: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
         vec![from[0]]
     }
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
         let x = given(x, 0)?;
-        if let (Array::I64(a), "Neg") = (x, self.name) {
-            return Ok(vec![Array::new(a.mapv(i64::wrapping_neg))]);
+        if let (Array::I64(a), Some(f)) = (x, self.int) {
+            let dtype = n.dtype(0)?;
+            return Ok(vec![Array::new(a.mapv(|v| narrow(f(v), dtype)))]);
         }
         Ok(vec![map(x, self.f32, self.f64, self.values(n)?)?])
     }
@@ -135,7 +160,7 @@ impl Op for Unary {
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
         if !n.dtype(0)?.is_float() {
-            return Err(Error::unsupported(format!("{} on {} has no kernel", self.name, n.dtype(0)?)));
+            return kernel_int(n, self.code, [0; 2]);
         }
         kernel(n, self.code, self.values(n)?)
     }
@@ -151,6 +176,10 @@ impl Op for Unary {
             }
             cases.push(other);
         }
+        if self.int.is_some() {
+            let x = Arg::Fed(Array::ints(&[7, -3, 0, 1, -128]), DType::I64);
+            cases.push(Case::new(&format!("{} int64", self.name), &[]).arg(x).no_gradient("integers"));
+        }
         cases
     }
     fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, _: usize) -> Result<Option<ValueId>> {
@@ -158,8 +187,15 @@ impl Op for Unary {
     }
 }
 
+/// The derivative of steps: 0 but where they jump, and there is none there.
+fn flat(b: &mut Vjp) -> Result<ValueId> {
+    // dx = 0 · dy
+    let dy = b.dy()?;
+    b.scale(dy, 0.0)
+}
+
 /// `dy · mask`, where `mask` is a condition.
-fn masked(b: &mut Vjp, mask: ValueId) -> Result<ValueId> {
+pub(super) fn masked(b: &mut Vjp, mask: ValueId) -> Result<ValueId> {
     let dy = b.dy()?;
     let zero = b.scalar_like(0.0, dy);
     b.choose(mask, dy, zero)
@@ -172,7 +208,8 @@ static RELU: Unary = unary("Relu", 14, 0, f!(|x| if x < 0.0 { 0.0 } else { x }),
     let mask = b.op("Greater", &[x, zero])?;
     masked(b, mask)
 })
-.sampled(-3.0, 3.0, &[0.0]);
+.sampled(-3.0, 3.0, &[0.0])
+.ints(|v| v.max(0));
 
 static LEAKY_RELU: Unary = unary("LeakyRelu", 16, 1, f!(|x, a, _b| if x < 0.0 { a * x } else { x }), |b| {
     // dx = dy where x > 0, alpha · dy elsewhere
@@ -229,7 +266,39 @@ static NEG: Unary = unary("Neg", 13, 7, f!(|x| -x), |b| {
     // dx = −dy
     let dy = b.dy()?;
     b.neg(dy)
-});
+})
+.ints(i64::wrapping_neg);
+
+static RECIPROCAL: Unary = unary("Reciprocal", 13, 13, f!(|x| 1.0 / x), |b| {
+    // dx = −dy · y²
+    let (y, dy) = (b.y(0)?, b.dy()?);
+    let yy = b.mul(y, y)?;
+    let product = b.mul(dy, yy)?;
+    b.neg(product)
+})
+.sampled(0.3, 4.0, &[]);
+
+static ABS: Unary = unary("Abs", 13, 14, f!(|x| x.abs()), |b| {
+    // dx = dy · sign x
+    let (x, dy) = (b.x(0)?, b.dy()?);
+    let sign = b.op("Sign", &[x])?;
+    b.mul(dy, sign)
+})
+.sampled(-3.0, 3.0, &[0.0])
+.ints(i64::wrapping_abs);
+
+static SIGN: Unary = unary("Sign", 13, 15, f!(|x| if x == 0.0 { x } else { x.signum() }), flat)
+    .sampled(-3.0, 3.0, &[0.0])
+    .ints(i64::signum);
+
+/// Where steps are.
+const WHOLE: &[f64] = &[-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0];
+
+static FLOOR: Unary = unary("Floor", 13, 16, f!(|x| x.floor()), flat).sampled(-3.0, 3.0, WHOLE);
+static CEIL: Unary = unary("Ceil", 13, 17, f!(|x| x.ceil()), flat).sampled(-3.0, 3.0, WHOLE);
+// halves go to the even side
+static ROUND: Unary =
+    unary("Round", 22, 18, f!(|x| x.round_ties_even()), flat).sampled(-3.0, 3.0, &[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]);
 
 static ERF: Unary = unary("Erf", 13, 8, f!(|x| libm::erff(x), libm::erf(x)), |b| {
     // dx = dy · 2/√π · exp(−x²)
@@ -241,124 +310,20 @@ static ERF: Unary = unary("Erf", 13, 8, f!(|x| libm::erff(x), libm::erf(x)), |b|
     b.mul(dy, slope)
 });
 
-static HARD_SIGMOID: Unary = unary("HardSigmoid", 6, 9, f!(|x, a, b| (a * x + b).clamp(0.0, 1.0)), |b| {
-    // dx = alpha · dy where 0 < y < 1
-    let alpha = b.view().float("alpha", 0.2)?;
-    let (y, dy) = (b.y(0)?, b.dy()?);
-    inside(b, y, dy, 0.0, 1.0, alpha)
-})
-.params(&[("alpha", 0.2), ("beta", 0.5)])
-.sampled(-6.0, 6.0, &[-2.5, 2.5, -1.0 / 1.4, 0.75 / 0.35]);
-
-static SOFTPLUS: Unary = unary("Softplus", 1, 12, f!(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()), |b| {
-    // dx = dy · sigmoid(x)
-    let (x, dy) = (b.x(0)?, b.dy()?);
-    let slope = b.op("Sigmoid", &[x])?;
-    b.mul(dy, slope)
-})
-.tolerance(2e-5); // GPUs approximate ln
-
-/// `factor · dy` where `low < v < high`, 0 elsewhere.
-fn inside(b: &mut Vjp, v: ValueId, dy: ValueId, low: f64, high: f64, factor: f64) -> Result<ValueId> {
-    let (low, high) = (b.scalar_like(low, v), b.scalar_like(high, v));
-    let above = b.op("Greater", &[v, low])?;
-    let below = b.op("Less", &[v, high])?;
-    let mask = b.op("And", &[above, below])?;
-    let scaled = if factor == 1.0 { dy } else { b.scale(dy, factor)? };
-    let zero = b.scalar_like(0.0, dy);
-    b.choose(mask, scaled, zero)
-}
-
-static HARD_SWISH: Unary = unary("HardSwish", 14, 10, f!(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)), |b| {
-    // dx = dy · (x/3 + 1/2) where −3 < x < 3, dy where x ≥ 3, 0 where x ≤ −3
-    let (x, dy) = (b.x(0)?, b.dy()?);
-    let third = b.scale(x, 1.0 / 3.0)?;
-    let slope = b.shift(third, 0.5)?;
-    let middle = b.mul(dy, slope)?;
-    let (low, high, zero) = (b.scalar_like(-3.0, x), b.scalar_like(3.0, x), b.scalar_like(0.0, x));
-    let above = b.op("Greater", &[x, low])?;
-    let below = b.op("Less", &[x, high])?;
-    let upper = b.choose(below, middle, dy)?;
-    b.choose(above, upper, zero)
-})
-.sampled(-5.0, 5.0, &[-3.0, 3.0]);
-
-/// `Clip`: bounds are optional constant inputs (attributes before opset 11).
-struct Clip;
-
-impl Clip {
-    fn bounds(n: &NodeView) -> Result<[f64; 2]> {
-        let limit = if n.dtype(0)? == DType::F64 { f64::MAX } else { f64::from(f32::MAX) };
-        Ok([n.scalar_input(1)?.unwrap_or(-limit), n.scalar_input(2)?.unwrap_or(limit)])
-    }
-}
-
-impl Op for Clip {
-    fn spec(&self) -> Spec {
-        Spec::new("Clip", 13, (1, 3))
-    }
-    fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
-        Self::bounds(n)?;
-        Ok(vec![n.ty(0)?.clone()])
-    }
-    fn batch(&self, _: &NodeView, from: &[Batch], _: usize, _: &[TensorType]) -> Vec<Batch> {
-        vec![from[0]]
-    }
-    fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
-        let [low, high] = Self::bounds(n)?;
-        let x = given(x, 0)?;
-        if let Array::I64(a) = x {
-            return Ok(vec![Array::new(a.mapv(|v| v.max(low as i64).min(high as i64)))]);
-        }
-        // min after max, as ONNX has it when the bounds cross
-        let (f32, f64): Functions = f!(|x, a, b| x.max(a).min(b));
-        Ok(vec![map(x, f32, f64, [low, high])?])
-    }
-    fn vjp(&self, b: &mut Vjp) -> Result<()> {
-        // dx = dy where min < x < max
-        let [low, high] = Self::bounds(&b.view())?;
-        let (x, dy) = (b.x(0)?, b.dy()?);
-        let dx = inside(b, x, dy, low, high, 1.0)?;
-        b.set_dx(0, dx);
-        Ok(())
-    }
-    fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        if !n.dtype(0)?.is_float() {
-            return Err(Error::unsupported(format!("Clip on {} has no kernel", n.dtype(0)?)));
-        }
-        kernel(n, 11, Self::bounds(n)?)
-    }
-    fn cases(&self) -> Vec<Case> {
-        let scalar = |v: f32| Arg::Const(Array::full(&[], v), DType::F32);
-        let s = Sampler { low: -4.0, high: 8.0, avoid: &[-1.0, 0.0, 6.0], distinct: false };
-        vec![
-            Case::new("Clip both", &[&[4, 9]]).arg(scalar(0.0)).arg(scalar(6.0)).sampled(&s),
-            Case::new("Clip low", &[&[4, 9]]).arg(scalar(-1.0)).sampled(&s),
-            Case::new("Clip high", &[&[4, 9]]).arg(Arg::Absent).arg(scalar(6.0)).sampled(&s),
-            Case::new("Clip none", &[&[4, 9]]).sampled(&s),
-        ]
-    }
-    fn import(
-        &self,
-        g: &mut Graph,
-        opset: i64,
-        inputs: &[Option<ValueId>],
-        mut attrs: Attrs,
-        wanted: &[bool],
-    ) -> Result<Vec<Option<ValueId>>> {
-        let mut inputs = inputs.to_vec();
-        if opset < 11 {
-            let dtype = inputs.first().copied().flatten().map_or(DType::F32, |x| g.dtype(x));
-            for name in ["min", "max"] {
-                inputs.push(match attrs.take(name) {
-                    Some(Attr::Float(v)) => Some(g.scalar(f64::from(v), dtype)),
-                    _ => None,
-                });
-            }
-        }
-        g.push_multi(&Clip, &inputs, attrs, wanted)
-    }
-}
-
-pub(super) static OPS: &[&dyn Op] =
-    &[&RELU, &LEAKY_RELU, &SIGMOID, &TANH, &EXP, &LOG, &SQRT, &NEG, &ERF, &HARD_SIGMOID, &HARD_SWISH, &SOFTPLUS, &Clip];
+pub(super) static OPS: &[&dyn Op] = &[
+    &RELU,
+    &LEAKY_RELU,
+    &SIGMOID,
+    &TANH,
+    &EXP,
+    &LOG,
+    &SQRT,
+    &NEG,
+    &ERF,
+    &RECIPROCAL,
+    &ABS,
+    &SIGN,
+    &FLOOR,
+    &CEIL,
+    &ROUND,
+];

@@ -45,6 +45,7 @@ pub(super) fn decode(ty: &TensorType, words: Vec<u32>) -> Result<Array> {
         DType::F32 => Array::from_vec(&ty.shape, words.into_iter().map(f32::from_bits).collect()),
         DType::F64 => Err(no_f64()),
         DType::Bool => Array::from_vec(&ty.shape, words.into_iter().map(|w| w != 0).collect()),
+        DType::U32 => Array::from_vec(&ty.shape, words.into_iter().map(i64::from).collect()),
         _ => Array::from_vec(&ty.shape, words.into_iter().map(|w| i64::from(w.cast_signed())).collect()),
     }
 }

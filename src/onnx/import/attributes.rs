@@ -26,10 +26,11 @@ impl Import<'_> {
 
     /// Brings attributes that speak of float types to the precision in use.
     pub(super) fn adapt(&self, op: &str, attrs: &mut Attrs) {
-        if let ("Cast", Some(Attr::Int(to))) = (op, attrs.get("to"))
+        let named = if op == "EyeLike" { "dtype" } else { "to" };
+        if let ("Cast" | "EyeLike", Some(Attr::Int(to))) = (op, attrs.get(named))
             && let Some(dtype) = i32::try_from(*to).ok().and_then(DType::from_onnx)
         {
-            attrs.set("to", i64::from(self.precision(dtype).onnx()));
+            attrs.set(named, i64::from(self.precision(dtype).onnx()));
         }
         let floats: Vec<(String, Attr)> = attrs
             .iter()

@@ -1,6 +1,6 @@
 //! The inputs of a model: which axis holds the samples, and how long every other axis is.
 
-use super::super::proto::{Dimension, GraphProto, ValueInfoProto, dimension, type_proto};
+use super::super::proto::{Dimension, GraphProto, ModelProto, ValueInfoProto, dimension, type_proto};
 use super::needed::Needed;
 use super::{Import, ImportOptions};
 use crate::error::{Error, Result};
@@ -91,7 +91,14 @@ impl Import<'_> {
         let fixed = place_samples(&mut inputs, &answers, options)?;
         let samples = fixed.unwrap_or(options.batch);
         self.g.batch = samples;
-        for (input, shape) in inputs.iter().zip(bind(&inputs, samples, options)?) {
+        let (shapes, missing) = bind(&inputs, samples, options)?;
+        if !missing.is_empty() {
+            return Err(Error::invalid(format!(
+                "the model leaves extents open: {}; labelled inputs bind them, or --dim NAME=N does",
+                missing.join(", ")
+            )));
+        }
+        for (input, shape) in inputs.iter().zip(shapes) {
             let at = input.batch.map_or(Batch::None, |axis| Batch::Axis { axis, rows: 1 });
             let ty = TensorType::new(self.precision(input.dtype), shape);
             let id = self.g.input(input.name, ty, at);
@@ -99,6 +106,36 @@ impl Import<'_> {
         }
         Ok(fixed.is_some())
     }
+}
+
+/// Extents that stay open, by the names that [`ImportOptions::dims`] takes.
+///
+/// # Errors
+/// When the inputs are no tensors, or an option does not fit them.
+pub fn open_extents(model: &ModelProto, options: &ImportOptions) -> Result<Vec<String>> {
+    let graph = model.graph.as_ref().ok_or_else(|| Error::format("the model holds no graph"))?;
+    let needed = Needed::of(graph, &options.outputs)?;
+    let (inputs, fixed) = placed(graph, &needed, options)?;
+    Ok(bind(&inputs, fixed.unwrap_or(options.batch), options)?.1)
+}
+
+/// The model's inputs with the axes of their samples, and the number of samples where the model fixes it.
+fn placed<'m>(
+    graph: &'m GraphProto,
+    needed: &Needed,
+    options: &ImportOptions,
+) -> Result<(Vec<Input<'m>>, Option<usize>)> {
+    // before IR 4 initializers are listed among the inputs as well
+    let given: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+    let own = graph.input.iter().filter(|i| !given.contains(i.name()));
+    let mut inputs = own.map(Input::of).collect::<Result<Vec<_>>>()?;
+    if inputs.is_empty() {
+        return Err(Error::unsupported("the model has no input"));
+    }
+    check_names(&inputs, options)?;
+    let answers = answers(graph, needed)?;
+    let fixed = place_samples(&mut inputs, &answers, options)?;
+    Ok((inputs, fixed))
 }
 
 /// The first extents of the outputs that are imported.
@@ -175,8 +212,8 @@ fn check_names(inputs: &[Input], options: &ImportOptions) -> Result<()> {
     Err(Error::invalid(format!("--dim {name}: the model's inputs have no open extent of that name; they have {known}")))
 }
 
-/// The static shape of every input.
-fn bind(inputs: &[Input], samples: usize, options: &ImportOptions) -> Result<Vec<Vec<usize>>> {
+/// The static shape of every input, and the names of extents that stay open.
+fn bind(inputs: &[Input], samples: usize, options: &ImportOptions) -> Result<(Vec<Vec<usize>>, Vec<String>)> {
     let of_batch = |e: Extent| inputs.iter().any(|i| i.batch.and_then(|b| i.extent(b)) == Some(e));
     let by_sample = by_sample(inputs, options)?;
     let mut missing = BTreeSet::new();
@@ -207,14 +244,7 @@ fn bind(inputs: &[Input], samples: usize, options: &ImportOptions) -> Result<Vec
             return Err(Error::invalid(format!("--dim {p}={n} names the batch; use --batch")));
         }
     }
-    if missing.is_empty() {
-        return Ok(shapes);
-    }
-    let names: Vec<String> = missing.into_iter().collect();
-    Err(Error::invalid(format!(
-        "the model leaves extents open: {}; labelled inputs bind them, or --dim NAME=N does",
-        names.join(", ")
-    )))
+    Ok((shapes, missing.into_iter().collect()))
 }
 
 /// Open extents as the samples at hand have them.

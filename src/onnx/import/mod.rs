@@ -11,6 +11,7 @@ mod training;
 mod versions;
 
 pub(super) use functions::weight_name;
+pub use inputs::open_extents;
 pub use obstacles::{obstacles, obstacles_of};
 pub use training::Training;
 
@@ -320,11 +321,20 @@ impl Import<'_> {
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
-        // no op leaves out its first output, and an output that nothing reads costs work
-        let wanted: Vec<bool> =
-            node.output.iter().enumerate().map(|(i, o)| !o.is_empty() && (i == 0 || read(o))).collect();
+        let is_norm = node.op_type() == "BatchNormalization";
+        // no op leaves out its first output, and one that nothing reads costs work; but the outputs of an old
+        // BatchNormalization say whether it trains
+        let is_wanted = |(i, name): (usize, &String)| !name.is_empty() && (i == 0 || is_norm || read(name));
+        let wanted: Vec<bool> = node.output.iter().enumerate().map(is_wanted).collect();
+        if is_norm {
+            self.train_batch_norm(&label, &mut attrs, &wanted);
+        }
+        let trained = match node.op_type() {
+            "Dropout" => self.train_dropout(&label, &inputs, &attrs).map_err(place)?,
+            _ => None,
+        };
         let opset = self.opset();
-        let outputs = match self.train(node.op_type(), &label, &inputs, &attrs, &wanted).map_err(place)? {
+        let outputs = match trained {
             Some(outputs) => outputs,
             None => op.import(&mut self.g, opset, &inputs, attrs, &wanted).map_err(place)?,
         };

@@ -1,6 +1,6 @@
 //! Everything in a model that is not supported, found before any work is done.
 
-use super::super::proto::{DataType, FunctionProto, ModelProto, NodeProto};
+use super::super::proto::{DataType, FunctionProto, ModelProto, NodeProto, TensorProto};
 use super::functions::{Library, function_label};
 use super::needed::Needed;
 use super::{Wanted, in_range, is_default, known, node_label, opset, versions};
@@ -55,10 +55,7 @@ pub fn obstacles_of(model: &ModelProto, wanted: &Wanted) -> Vec<String> {
         }
     }
     for t in graph.initializer.iter().filter(|t| needed.reads(t.name())) {
-        if DType::from_onnx(t.data_type()).is_none() {
-            let kind = DataType::try_from(t.data_type()).map_or("unknown".to_owned(), |t| format!("{t:?}"));
-            found.types.entry(kind.to_lowercase()).or_default().push(format!("'{}'", t.name()));
-        }
+        found.element_type(t, &format!("'{}'", t.name()));
     }
     if !graph.sparse_initializer.is_empty() {
         found.other.push("sparse initializers are not supported".to_owned());
@@ -94,10 +91,21 @@ impl Found {
             }
             return;
         };
+        for t in node.attribute.iter().filter_map(|a| a.t.as_deref()) {
+            self.element_type(t, &label);
+        }
         let spec = op.spec();
         if let Some(newer) = versions::unknown_form(spec.name, spec.version, version) {
             let why = format!("op {} has a new form since operator set {newer}", spec.name);
             self.newer.entry(format!("{why}, known is that of {}", spec.version)).or_default().push(label);
+        }
+    }
+
+    /// Notes a tensor of a type that no graph holds.
+    fn element_type(&mut self, t: &TensorProto, place: &str) {
+        if DType::from_onnx(t.data_type()).is_none() {
+            let kind = DataType::try_from(t.data_type()).map_or("unknown".to_owned(), |t| format!("{t:?}"));
+            self.types.entry(kind.to_lowercase()).or_default().push(place.to_owned());
         }
     }
 
@@ -136,9 +144,7 @@ impl Found {
         }
         out.extend(self.newer.iter().map(|(why, nodes)| format!("{why} (node {})", some(nodes))));
         out.extend(
-            self.types
-                .iter()
-                .map(|(t, names)| format!("elements of type {t} are not supported (tensor {})", some(names))),
+            self.types.iter().map(|(t, names)| format!("elements of type {t} are not supported ({})", some(names))),
         );
         out
     }

@@ -1,10 +1,9 @@
-//! The training form of BatchNormalization and Dropout, written with other ops.
+//! The training form of BatchNormalization and Dropout.
 
 use super::Import;
 use crate::error::{Error, Result};
 use crate::graph::{Attr, Attrs, Batch, Graph, ValueId};
 use crate::inputs::generator;
-use crate::ops::reshape;
 use crate::tensor::{Array, DType, TensorType};
 use rand::Rng;
 
@@ -19,30 +18,31 @@ pub struct Training {
 type Outputs = Vec<Option<ValueId>>;
 
 impl Import<'_> {
-    /// The training form of a node, where there is one and it was asked for.
-    pub(super) fn train(
+    /// Brings BatchNormalization to its training form where that was asked for, and notes every node that is in it: by
+    /// its attribute, or, before operator set 14, by having more than one output.
+    pub(super) fn train_batch_norm(&mut self, label: &str, attrs: &mut Attrs, wanted: &[bool]) {
+        if self.training.is_some() {
+            attrs.set("training_mode", 1);
+        }
+        let by_outputs = self.opset() < 14 && wanted.iter().skip(1).any(|w| *w);
+        if by_outputs || attrs.get("training_mode") == Some(&Attr::Int(1)) {
+            self.batch_statistics.push(label.to_owned());
+        }
+    }
+
+    /// The training form of a Dropout node, where that was asked for.
+    pub(super) fn train_dropout(
         &mut self,
-        op: &str,
         label: &str,
         inputs: &[Option<ValueId>],
         attrs: &Attrs,
-        wanted: &[bool],
     ) -> Result<Option<Outputs>> {
         let Some(training) = self.training else { return Ok(None) };
-        match op {
-            "BatchNormalization" => {
-                self.batch_statistics.push(label.to_owned());
-                batch_norm(&mut self.g, inputs, attrs, wanted).map(Some)
-            }
-            "Dropout" => {
-                let outputs = dropout(&mut self.g, label, inputs, attrs, training)?;
-                if training.seed.is_none() {
-                    self.masks.extend(outputs.get(1).copied().flatten());
-                }
-                Ok(Some(outputs))
-            }
-            _ => Ok(None),
+        let outputs = dropout(&mut self.g, label, inputs, attrs, training)?;
+        if training.seed.is_none() {
+            self.masks.extend(outputs.get(1).copied().flatten());
         }
+        Ok(Some(outputs))
     }
 }
 
@@ -56,50 +56,6 @@ fn float(attrs: &Attrs, name: &str, default: f32) -> Result<f64> {
 
 fn op(g: &mut Graph, name: &str, inputs: &[ValueId]) -> Result<ValueId> {
     g.push(name, inputs, Attrs::new())
-}
-
-/// `y = (x − mean) / √(var + ε) · scale + b` with mean and variance over all axes but the channels', and the running
-/// statistics that follow: <https://onnx.ai/onnx/operators/onnx__BatchNormalization.html>, training mode.
-fn batch_norm(g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, wanted: &[bool]) -> Result<Outputs> {
-    let [Some(x), Some(scale), Some(b), Some(running_mean), Some(running_var)] = *inputs else {
-        return Err(Error::format(format!("{} inputs given, it takes 5", inputs.len())));
-    };
-    let (epsilon, momentum) = (float(attrs, "epsilon", 1e-5)?, float(attrs, "momentum", 0.9)?);
-    let shape = g.shape(x).to_vec();
-    let Some(&channels) = shape.get(1) else {
-        return Err(Error::unsupported(format!("an input of shape {shape:?} has no channel axis")));
-    };
-    let along: Vec<usize> = (0..shape.len()).map(|axis| if axis == 1 { channels } else { 1 }).collect();
-    let axes: Vec<i64> = (0..shape.len()).filter(|&a| a != 1).filter_map(|a| i64::try_from(a).ok()).collect();
-    let axes = g.ints(&axes);
-    let mean = op(g, "ReduceMean", &[x, axes])?;
-    let centred = op(g, "Sub", &[x, mean])?;
-    let squares = op(g, "Mul", &[centred, centred])?;
-    let var = op(g, "ReduceMean", &[squares, axes])?;
-    let epsilon = g.scalar(epsilon, g.dtype(x));
-    let shifted = op(g, "Add", &[var, epsilon])?;
-    let deviation = op(g, "Sqrt", &[shifted])?;
-    let normal = op(g, "Div", &[centred, deviation])?;
-    let (scale, b) = (reshape(g, scale, &along)?, reshape(g, b, &along)?);
-    let scaled = op(g, "Mul", &[normal, scale])?;
-    let mut out = vec![Some(op(g, "Add", &[scaled, b])?)];
-    for (i, (running, now)) in [(running_mean, mean), (running_var, var)].into_iter().enumerate() {
-        let used = wanted.get(i.saturating_add(1)) == Some(&true);
-        out.push(if used { Some(running_statistic(g, running, now, momentum)?) } else { None });
-    }
-    if wanted.iter().skip(3).any(|w| *w) {
-        return Err(Error::unsupported("outputs after the third are not supported"));
-    }
-    Ok(out)
-}
-
-/// `running · momentum + now · (1 − momentum)`
-fn running_statistic(g: &mut Graph, running: ValueId, now: ValueId, momentum: f64) -> Result<ValueId> {
-    let shape = g.shape(running).to_vec();
-    let now = reshape(g, now, &shape)?;
-    let (kept, new) = (g.scalar(momentum, g.dtype(now)), g.scalar(1.0 - momentum, g.dtype(now)));
-    let (kept, new) = (op(g, "Mul", &[running, kept])?, op(g, "Mul", &[now, new])?);
-    op(g, "Add", &[kept, new])
 }
 
 /// `y = mask · x / (1 − ratio)`
