@@ -6,7 +6,7 @@ use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Batch, Graph, ValueId};
 use crate::inputs::{Expected, Labelled, embedding};
-use crate::onnx::import::{Training, Wanted};
+use crate::onnx::import::{Training, Wanted, input_names};
 use crate::onnx::{ImportOptions, Imported, Model, Storage, import_stored};
 use crate::tensor::{Array, DType, TensorType};
 use std::collections::BTreeMap;
@@ -71,7 +71,8 @@ impl Classifier {
     pub fn from_model(model: Model, options: ClassifierOptions) -> Result<Self> {
         let mut options = options.import();
         if let Some(x) = options.samples.remove("x") {
-            options.samples.insert(first_input(&model), x);
+            let first = first_input(&model, &options);
+            options.samples.insert(first, x);
         }
         options.float = own_float(&model);
         let (input, extra) = (TensorType::new(DType::F32, []), BTreeMap::new());
@@ -150,7 +151,7 @@ impl Classifier {
     /// What labelled inputs have to be.
     pub fn expected(&self) -> Expected {
         Expected {
-            name: first_input(&self.model),
+            name: first_input(&self.model, &self.options),
             sample: TensorType::new(self.input.dtype, self.sample_shape()),
             classes: self.classes,
             extra: self.extra.clone(),
@@ -345,9 +346,8 @@ fn refuse_batch_statistics(bound: &Imported, mode: Mode) -> Result<()> {
     }
 }
 
-/// Name of the first input that is not an initializer.
-fn first_input(model: &Model) -> String {
-    let Some(graph) = &model.proto().graph else { return String::new() };
-    let given = |name: &str| graph.initializer.iter().any(|t| t.name() == name);
-    graph.input.iter().map(|i| i.name()).find(|name| !given(name)).unwrap_or_default().to_owned()
+/// Name of the first input that the answer reads.
+fn first_input(model: &Model, options: &ImportOptions) -> String {
+    let names = input_names(model.proto(), options).unwrap_or_default();
+    names.into_iter().next().unwrap_or_default()
 }

@@ -86,7 +86,7 @@ fn only_weights_differ(before: &[u8], after: &[u8]) -> usize {
 }
 
 fn request(classes: &[usize], method: Method) -> Request {
-    Request { classes: classes.to_vec(), method }
+    Request::new(classes.to_vec(), method)
 }
 
 fn run(c: &Classifier, engine: &dyn Engine, data: &Labelled, classes: &[usize], strength: Strength) -> Outcome {

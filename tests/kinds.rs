@@ -395,6 +395,18 @@ fn an_answer_that_could_be_several_is_asked_for() {
 }
 
 #[test]
+fn an_input_that_the_answer_does_not_read_is_not_asked_for() {
+    let mut model = decoded("several_outputs.onnx");
+    let graph = model.graph.as_mut().unwrap();
+    let mut spare = graph.input[0].clone();
+    spare.name = Some("spare".into());
+    graph.input.insert(0, spare);
+    let model = Model::from_bytes("spare", model.encode_to_vec()).unwrap();
+    let c = Classifier::from_model(model, ClassifierOptions::default()).unwrap();
+    assert_eq!((c.expected().name.as_str(), c.extra_inputs().len()), ("x", 0));
+}
+
+#[test]
 fn heads_that_name_no_class_are_refused() {
     let room = tempfile::tempdir().unwrap();
     let file = room.path().join("model.onnx");

@@ -6,6 +6,7 @@ use onnx_unlearn::autodiff::{Samples, backward};
 use onnx_unlearn::engine::{Engine, Tensor, cpu::Cpu};
 use onnx_unlearn::error::Kind;
 use onnx_unlearn::graph::{Attr, Attrs, Batch, Graph, ValueId};
+use onnx_unlearn::ops::find;
 use onnx_unlearn::tensor::{Array, DType, TensorType};
 use onnx_unlearn::{Error, Result};
 use rand::{RngExt, SeedableRng};
@@ -235,6 +236,76 @@ fn einsum() {
     agrees(&floats(&[3, 2]), &[&[3, 2, 4]], &|g, x, w, _| {
         g.push("Einsum", &[x, w[0], x], attr("equation", "bi,jio,bi->bjo"))
     });
+}
+
+/// Arithmetic on weights before they are used.
+#[test]
+fn weights_that_are_calculated_with() {
+    let x = floats(&[3, 4]);
+    agrees(&x, &[&[4, 4], &[4], &[4, 1]], &|g, x, w, _| {
+        let half = g.scalar(0.5, DType::F64);
+        let scaled = g.push("Mul", &[w[0], half], Attrs::new())?;
+        // of the same rank, and stretched
+        let sum = g.push("Sub", &[scaled, w[2]], Attrs::new())?;
+        let product = g.push("Mul", &[sum, w[0]], Attrs::new())?;
+        let product = g.push("MatMul", &[w[0], product], Attrs::new())?;
+        let y = g.push("MatMul", &[x, product], Attrs::new())?;
+        let square = g.push("Mul", &[w[1], w[1]], Attrs::new())?;
+        let z = g.push("Add", &[x, square], Attrs::new())?;
+        g.push("Concat", &[y, z], attr("axis", 1))
+    });
+}
+
+/// A recurrent layer over x `[n, steps, inputs]`, as exporters write it: samples behind the steps, and what the classifier
+/// sees is the last state of each direction beside the mean of all outputs.
+fn recurrent(op: &'static str, attrs: Attrs) -> impl Fn(&mut Graph, ValueId, &[ValueId], i64) -> Result<ValueId> {
+    move |g, x, w, n| {
+        let x = g.push("Transpose", &[x], attr("perm", vec![1, 0, 2]))?;
+        let inputs: Vec<_> = std::iter::once(x).chain(w.iter().copied()).map(Some).collect();
+        let out = g.push_multi(find(op)?, &inputs, attrs.clone(), &[true, true])?;
+        let [Some(all), Some(last)] = out[..] else { panic!("two outputs") };
+        let all = g.push("Transpose", &[all], attr("perm", vec![2, 0, 1, 3]))?;
+        let all = with_ints(g, "ReduceMean", all, &[1])?;
+        let last = g.push("Transpose", &[last], attr("perm", vec![1, 0, 2]))?;
+        let parts = [with_ints(g, "Reshape", all, &[n, -1])?, with_ints(g, "Reshape", last, &[n, -1])?];
+        g.push("Concat", &parts, attr("axis", 1))
+    }
+}
+
+#[test]
+fn recurrent_layers() {
+    let x = floats(&[3, 4, 2]);
+    for (op, gates) in [("RNN", 1), ("GRU", 3), ("LSTM", 4)] {
+        let rows = gates * 2;
+        let two: [&[usize]; 3] = [&[2, rows, 2], &[2, rows, 2], &[2, 2 * rows]];
+        agrees(&x, &two, &recurrent(op, attr("direction", "bidirectional")));
+        let one: [&[usize]; 3] = [&[1, rows, 2], &[1, rows, 2], &[1, 2 * rows]];
+        agrees(&x, &one, &recurrent(op, attr("direction", "reverse")));
+        agrees(&x, &one[..2], &recurrent(op, Attrs::new()));
+        if op == "GRU" {
+            agrees(&x, &one, &recurrent(op, attr("linear_before_reset", 1)));
+            agrees(&x, &two, &recurrent(op, attr("linear_before_reset", 1).with("direction", "bidirectional")));
+        }
+    }
+}
+
+/// States that are zeros, or the same for all samples, and lengths that are full do not tie the samples together.
+#[test]
+fn recurrent_layers_with_settings() {
+    let x = floats(&[3, 4, 2]);
+    let weights: [&[usize]; 4] = [&[1, 8, 2], &[1, 8, 2], &[1, 16], &[1, 6]];
+    for h0 in [0.0, 0.5] {
+        agrees(&x, &weights, &|g, x, w, n| {
+            let rows = usize::try_from(n).unwrap();
+            let x = g.push("Transpose", &[x], attr("perm", vec![1, 0, 2]))?;
+            let lengths = g.constant_as(Array::full(&[rows], 4i64), DType::I32);
+            let state = g.constant(Array::full(&[1, rows, 2], h0));
+            let inputs = [x, w[0], w[1], w[2], lengths, state, state, w[3]].map(Some);
+            let y = g.push_multi(find("LSTM")?, &inputs, Attrs::new(), &[false, true])?;
+            let y = y[1].ok_or_else(|| Error::internal("no Y_h"))?;
+            with_ints(g, "Reshape", y, &[n, -1])
+        });
+    }
 }
 
 #[test]

@@ -35,14 +35,14 @@ pub fn backward(
     let apart = samples == Samples::Apart && !single;
     let mut sweep = Sweep { needed: passes::reached_from(g, wrt), apart, adjoints: Vec::new() };
     for &(y, seed) in seeds {
-        sweep.contribute(y, seed);
+        sweep.contribute(g, y, seed)?;
     }
     for index in (0..g.nodes().len()).rev() {
         sweep.step(g, index)?;
     }
     let mut out = Vec::with_capacity(wrt.len());
     for &w in wrt {
-        let mut d = sweep.adjoint(g, w)?;
+        let mut d = sweep.adjoint(w);
         if let (Some(v), true, true) = (d, samples == Samples::Apart, single) {
             let shape = [&[1], g.shape(w)].concat();
             d = Some(crate::ops::reshape(g, v, &shape)?);
@@ -56,40 +56,31 @@ struct Sweep {
     /// Values through which a wanted gradient flows.
     needed: Vec<bool>,
     apart: bool,
-    /// Contributions to the gradient of each value, by index; only the forward values have any.
-    adjoints: Vec<Vec<ValueId>>,
+    /// What has come together of the gradient of each value, by index; only the forward values have any.
+    adjoints: Vec<Option<ValueId>>,
 }
 
 impl Sweep {
-    fn contribute(&mut self, to: ValueId, d: ValueId) {
+    /// Adds to a value's gradient at once: the parts of a weight that is used in many places need not live side by side.
+    fn contribute(&mut self, g: &mut Graph, to: ValueId, d: ValueId) -> Result<()> {
         let i = to.index();
         if self.adjoints.len() <= i {
-            self.adjoints.resize(i + 1, Vec::new());
+            self.adjoints.resize(i + 1, None);
         }
-        self.adjoints[i].push(d);
+        self.adjoints[i] = Some(match self.adjoints[i] {
+            None => d,
+            Some(sum) => g.push("Add", &[sum, d], Attrs::new())?,
+        });
+        Ok(())
+    }
+
+    /// The gradient of a value from which the sweep has seen all uses.
+    fn adjoint(&self, id: ValueId) -> Option<ValueId> {
+        self.adjoints.get(id.index()).copied().flatten()
     }
 
     fn needs(&self, id: ValueId) -> bool {
         self.needed.get(id.index()).copied().unwrap_or(false)
-    }
-
-    /// The sum of all contributions to a value's gradient.
-    fn adjoint(&mut self, g: &mut Graph, id: ValueId) -> Result<Option<ValueId>> {
-        let Some(parts) = self.adjoints.get_mut(id.index()) else {
-            return Ok(None);
-        };
-        let parts = std::mem::take(parts);
-        let mut sum = None;
-        for p in parts {
-            sum = Some(match sum {
-                None => p,
-                Some(s) => g.push("Add", &[s, p], Attrs::new())?,
-            });
-        }
-        if let Some(s) = sum {
-            self.contribute(id, s);
-        }
-        Ok(sum)
     }
 
     /// Carries the gradients of node `index`'s outputs back to its inputs.
@@ -103,7 +94,7 @@ impl Sweep {
         let mut dy = Vec::with_capacity(node.outputs.len());
         for o in &node.outputs {
             dy.push(match o {
-                Some(o) if g.dtype(*o).is_float() => self.adjoint(g, *o)?,
+                Some(o) if g.dtype(*o).is_float() => self.adjoint(*o),
                 _ => None,
             });
         }
@@ -130,7 +121,7 @@ impl Sweep {
             })?;
             let shape = g.shape(x).to_vec();
             let dx = settle(g, dx, &shape, apart[i]).map_err(place)?;
-            self.contribute(x, dx);
+            self.contribute(g, x, dx)?;
         }
         Ok(())
     }
@@ -139,7 +130,10 @@ impl Sweep {
     /// copy of the node, whose inputs have the samples as one more leading axis.
     fn step_stacked(&mut self, g: &mut Graph, index: usize, dy: Vec<Option<ValueId>>, wanted: Vec<bool>) -> Result<()> {
         let node = g.nodes()[index].clone();
-        let singles = || Error::new(Kind::NeedsSingles, format!("node '{}' computes on weights alone", node.name));
+        let singles = || {
+            let op = node.op.spec().name;
+            Error::new(Kind::NeedsSingles, format!("node '{}' ({op}) computes on weights alone", node.name))
+        };
         if node.outputs.len() != 1 {
             return Err(singles());
         }
@@ -180,7 +174,7 @@ impl Sweep {
             };
             let shape = g.shape(sx).to_vec();
             let dx = settle(g, dx, &shape, false)?;
-            self.contribute(x, dx);
+            self.contribute(g, x, dx)?;
         }
         Ok(())
     }

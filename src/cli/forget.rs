@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
-use crate::forget::{self, Change, Method, Outcome, Request, Rule, Stage, Strength};
+use crate::forget::{self, Change, Depth, Method, Outcome, Request, Rule, Scope, Stage, Strength};
 use crate::inputs::Labelled;
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, patch, recover};
 use crate::report::{Align, Table, format};
@@ -27,6 +27,50 @@ enum RuleName {
     Ratio,
     /// w · min(λ f_R / f_F, 1) where f_F > α f_R; needs --alpha and --lambda, or searches them
     Dampen,
+    /// w + σ ε, least where f_R is great; needs --sigma, or searches it; no (ε, δ) promise
+    Noise,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum DepthName {
+    /// As deep as inputs made from the model allow at next to no cost; as head where inputs are given
+    #[default]
+    Auto,
+    /// The answers are all that counts
+    Head,
+    /// The old head on the changed body should lose the forget inputs too, at some cost to the others
+    Body,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum ScopeName {
+    /// Every weight
+    #[default]
+    All,
+    /// The last layer
+    Head,
+    /// All but the last layer
+    Body,
+}
+
+impl From<DepthName> for Depth {
+    fn from(name: DepthName) -> Self {
+        match name {
+            DepthName::Auto => Self::Auto,
+            DepthName::Head => Self::Head,
+            DepthName::Body => Self::Body,
+        }
+    }
+}
+
+impl From<ScopeName> for Scope {
+    fn from(name: ScopeName) -> Self {
+        match name {
+            ScopeName::All => Self::All,
+            ScopeName::Head => Self::Head,
+            ScopeName::Body => Self::Body,
+        }
+    }
 }
 
 /// Makes a classifier forget one or more classes and writes the changed model.
@@ -64,7 +108,22 @@ pub(super) struct Args {
     /// Dampening: scale of what is left of a weight.
     #[arg(long, value_name = "V", requires = "alpha")]
     lambda: Option<f64>,
-    /// Decides the inputs that are made, or which samples --limit keeps; the search itself draws nothing.
+    /// Noise: deviation of a weight of mean f_R, as a part of the root mean square of its initializer.
+    #[arg(long, value_name = "V")]
+    sigma: Option<f64>,
+    /// How deep a searched strength goes.
+    #[arg(long, value_enum, default_value_t)]
+    depth: DepthName,
+    /// Which weights may change.
+    #[arg(long, value_enum, default_value_t)]
+    scope: ScopeName,
+    /// Weights that may not change, by name; * and ? stand for characters. May be given several times.
+    #[arg(long, value_name = "GLOB")]
+    protect: Vec<String>,
+    /// Exit with 1 when the inputs leave doubts about the result; it is written all the same.
+    #[arg(long)]
+    strict: bool,
+    /// Decides the inputs that are made, the noise of that rule, and which samples --limit keeps.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -105,6 +164,8 @@ struct Report {
     /// By stored type, where it is narrower than what was computed in.
     rounding: BTreeMap<&'static str, Rounding>,
     one_by_one: Option<String>,
+    /// Reasons to doubt that what the inputs say holds for data.
+    doubts: Vec<String>,
     seed: u64,
     seconds: f64,
 }
@@ -136,7 +197,14 @@ impl Args {
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let engine = EngineReport::new(&chosen);
-        let request = Request { classes: self.classes.clone(), method };
+        let request = Request {
+            depth: self.depth.into(),
+            scope: self.scope.into(),
+            protect: self.protect.clone(),
+            made: made.is_some(),
+            seed: self.seed,
+            ..Request::new(self.classes.clone(), method)
+        };
         let fisher = context.progress("fisher", data.len());
         let search = context.progress("search", 0);
         let outcome = forget::forget(&classifier, chosen.engine.as_ref(), &data, &request, &mut |stage| match stage {
@@ -162,7 +230,7 @@ impl Args {
         let mut report = self.report(target, engine, made, outcome, &data.y, start.elapsed().as_secs_f64());
         report.rounding = rounding;
         context.print(&report, || text(&report))?;
-        Ok(Status::Done)
+        Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
     }
 
     /// The model, from its embedding on where inputs are to be made and it takes integers.
@@ -206,23 +274,31 @@ impl Args {
     fn method(&self) -> Result<Method> {
         let ratio = self.lambda1.zip(self.lambda2);
         let dampen = self.alpha.zip(self.lambda);
-        for (name, v) in
-            [("lambda1", self.lambda1), ("lambda2", self.lambda2), ("alpha", self.alpha), ("lambda", self.lambda)]
-        {
+        for (name, v) in [
+            ("lambda1", self.lambda1),
+            ("lambda2", self.lambda2),
+            ("alpha", self.alpha),
+            ("lambda", self.lambda),
+            ("sigma", self.sigma),
+        ] {
             if let Some(v) = v.filter(|v| !v.is_finite() || *v < 0.0) {
                 return Err(Error::invalid(format!("--{name} {v} must be a number of at least 0")));
             }
         }
-        match (self.rule, ratio, dampen) {
-            (RuleName::Ratio, Some((lambda1, lambda2)), None) => {
+        match (self.rule, ratio, dampen, self.sigma) {
+            (RuleName::Ratio, Some((lambda1, lambda2)), None, None) => {
                 Ok(Method::Fixed(Strength::Ratio { lambda1, lambda2, sign: 1.0 }))
             }
-            (RuleName::Dampen, None, Some((alpha, lambda))) => Ok(Method::Fixed(Strength::Dampen { alpha, lambda })),
-            (RuleName::Auto, None, None) => Ok(Method::Search(vec![Rule::Dampen, Rule::Ratio])),
-            (RuleName::Ratio, None, None) => Ok(Method::Search(vec![Rule::Ratio])),
-            (RuleName::Dampen, None, None) => Ok(Method::Search(vec![Rule::Dampen])),
+            (RuleName::Dampen, None, Some((alpha, lambda)), None) => {
+                Ok(Method::Fixed(Strength::Dampen { alpha, lambda }))
+            }
+            (RuleName::Auto, None, None, None) => Ok(Method::Search(vec![Rule::Dampen, Rule::Ratio])),
+            (RuleName::Ratio, None, None, None) => Ok(Method::Search(vec![Rule::Ratio])),
+            (RuleName::Noise, None, None, Some(sigma)) => Ok(Method::Fixed(Strength::Noise { sigma, seed: self.seed })),
+            (RuleName::Noise, None, None, None) => Ok(Method::Search(vec![Rule::Noise])),
+            (RuleName::Dampen, None, None, None) => Ok(Method::Search(vec![Rule::Dampen])),
             _ => Err(Error::invalid(
-                "strengths belong to a rule: --rule ratio takes --lambda1 and --lambda2, --rule dampen takes --alpha and --lambda",
+                "strengths belong to a rule: --rule ratio takes --lambda1 and --lambda2, --rule dampen takes --alpha and --lambda, --rule noise takes --sigma",
             )),
         }
     }
@@ -242,10 +318,8 @@ impl Args {
             engine,
             made,
             classes: self.classes.clone(),
-            rule: match o.strength.rule() {
-                Rule::Ratio => "ratio",
-                Rule::Dampen => "dampen",
-            },
+            rule: o.strength.rule().name(),
+            doubts: o.doubts,
             strength: names.iter().copied().zip(o.strength.values()).collect(),
             candidates: o.tried.len(),
             inputs: inputs(&self.classes, truth, &o.before, &o.after),
@@ -353,6 +427,9 @@ fn text(r: &Report) -> String {
         ]);
     }
     out += &format!("\n{answers}\n{layers}\n");
+    for doubt in &r.doubts {
+        out += &format!("unsure: {doubt}\n");
+    }
     out += &format!("{} % of the change lies in the last layer\n", format::percent(r.head_share));
     for (name, n) in &r.rounding {
         out += &format!(

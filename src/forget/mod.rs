@@ -1,8 +1,10 @@
 //! Forgetting: Fisher of both class sets, a rule, its strength, and what the classifier answers then.
 
 pub mod answers;
+mod doubt;
 pub mod rewrite;
 pub mod rules;
+mod scope;
 pub mod search;
 
 use crate::classifier::{Classifier, Weights};
@@ -15,6 +17,8 @@ use crate::tensor::Array;
 use answers::{Answerer, Answers};
 use rewrite::Basis;
 pub use rules::{Rule, Strength};
+pub use scope::Scope;
+pub use search::Depth;
 use search::{Candidate, Trials};
 
 /// What is to be forgotten, and how.
@@ -24,6 +28,24 @@ pub struct Request {
     pub classes: Vec<usize>,
     /// How strength is found.
     pub method: Method,
+    /// How deep a search goes.
+    pub depth: Depth,
+    /// Which weights may change.
+    pub scope: Scope,
+    /// Patterns of weights that may not; `*` and `?` stand for characters.
+    pub protect: Vec<String>,
+    /// True when the inputs were made from the model, so that they are not memorised.
+    pub made: bool,
+    /// Decides the noise of the rule that adds some.
+    pub seed: u64,
+}
+
+impl Request {
+    /// A request with everything else as usual.
+    pub fn new(classes: Vec<usize>, method: Method) -> Self {
+        let (depth, scope) = (Depth::default(), Scope::default());
+        Self { classes, method, depth, scope, protect: Vec::new(), made: false, seed: 0 }
+    }
 }
 
 /// Where the rule and its strengths come from.
@@ -62,6 +84,8 @@ pub struct Outcome {
     pub one_by_one: Option<String>,
     /// Names of the last layer's weights.
     pub head: Vec<String>,
+    /// Reasons to doubt that what the inputs say holds for data.
+    pub doubts: Vec<String>,
 }
 
 /// How much a weight changed.
@@ -94,6 +118,7 @@ pub fn forget(
     let old = Weights::upload(engine, &classifier.bind(1)?)?;
     let total = data.len();
     let done = &mut |n| progress(Stage::Fisher(n, total));
+    let retained_samples = data.y.iter().filter(|c| retained.contains(c)).count() as f64;
     let groups = [request.classes.clone(), retained];
     // a search lets every class count the same; given strengths belong to the Fisher as the papers define it
     let fisher = match request.method {
@@ -104,15 +129,15 @@ pub fn forget(
         }
     };
     fisher.check_finite()?;
-    let basis = basis(&fisher, engine)?;
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
+    let basis = scope::narrow(basis(&fisher, engine)?, request.scope, &head, &request.protect)?;
     let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
         Method::Fixed(s) => search::fixed(&mut trials, *s)?,
-        Method::Search(rules) => search::search(&mut trials, rules, &mut || {
+        Method::Search(rules) => search::search(&mut trials, rules, request, &mut || {
             count += 1;
             progress(Stage::Search(count));
         })?,
@@ -123,8 +148,12 @@ pub fn forget(
         None => after,
     };
     let after = finite(after)?;
+    let (start, end) = (trials.judge("before", &before), trials.judge("after", &after));
+    let right =
+        start.retained_answered * retained_samples + start.forget_answered * (data.len() as f64 - retained_samples);
+    let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
     let (changes, new) = compare(&old, &weights)?;
-    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one: fisher.one_by_one, head })
+    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one: fisher.one_by_one, head, doubts })
 }
 
 /// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.

@@ -5,6 +5,7 @@ use crate::classifier::Weights;
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Batch, Graph};
+use crate::inputs::codes::{Distribution, draw};
 use crate::tensor::{Array, DType, TensorType};
 
 /// What the rules read: the weights that carry a Fisher, and both Fishers in the weights' shapes.
@@ -40,7 +41,9 @@ impl Rewriter {
             let ty = old.get(name).ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?.ty();
             float = ty.dtype;
             let mut add = |what: &str| g.input(format!("{what} {name}"), ty.clone(), Batch::None);
-            triples.push(Operands { w: add("w"), f_f: add("f_F"), f_r: add("f_R") });
+            let (w, f_f, f_r) = (add("w"), add("f_F"), add("f_R"));
+            let noise = (rule == Rule::Noise).then(|| add("noise"));
+            triples.push(Operands { w, f_f, f_r, noise });
         }
         let strengths: Vec<_> =
             rule.strengths().iter().map(|s| g.input(*s, TensorType::new(float, []), Batch::None)).collect();
@@ -68,7 +71,12 @@ impl Rewriter {
                 .get(name)
                 .cloned()
                 .ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?;
+            let noise = match strength {
+                Strength::Noise { seed, .. } => Some(normal(&w.ty(), *seed, i as u64)?),
+                _ => None,
+            };
             feeds.extend([w, self.basis.f_f[i].clone(), self.basis.f_r[i].clone()]);
+            feeds.extend(noise.map(Tensor::Host));
         }
         feeds.extend(strength.values().into_iter().map(|v| Tensor::Host(Array::full_float(self.float, &[], v))));
         let changed = self.session.run(&feeds)?;
@@ -80,4 +88,12 @@ impl Rewriter {
         }
         Ok(all)
     }
+}
+
+/// Standard normal numbers of this type; `stream` tells the weights apart.
+fn normal(ty: &TensorType, seed: u64, stream: u64) -> Result<Array> {
+    let mut rng = crate::inputs::generator(seed, b"noise");
+    rng.set_stream(stream);
+    let numbers = draw(Distribution::Normal(0.0, 1.0), ty.len(), &mut rng);
+    Ok(Array::from_vec(&ty.shape, numbers)?.to_float(ty.dtype))
 }

@@ -24,6 +24,15 @@ pub enum Strength {
         /// Scale of what is left.
         lambda: f64,
     },
+    /// `w_i ← w_i + σ rms(w_l) ε_i / max((f_R,i / mean_l f_R)^¼, 1/10)` with ε standard normal: noise that is least where
+    /// the retained classes are sensitive, after the Fisher forgetting of Golatkar et al. (arXiv 1911.04933), whose
+    /// scale is absolute. It knows nothing of the classes to forget and promises no (ε, δ).
+    Noise {
+        /// Deviation for a weight of mean Fisher, as a part of the root mean square of its initializer.
+        sigma: f64,
+        /// Decides ε.
+        seed: u64,
+    },
 }
 
 /// Which rule, without its strengths.
@@ -33,6 +42,8 @@ pub enum Rule {
     Ratio,
     /// [`Strength::Dampen`]
     Dampen,
+    /// [`Strength::Noise`]
+    Noise,
 }
 
 impl Strength {
@@ -41,6 +52,7 @@ impl Strength {
         match self {
             Self::Ratio { .. } => Rule::Ratio,
             Self::Dampen { .. } => Rule::Dampen,
+            Self::Noise { .. } => Rule::Noise,
         }
     }
     /// The strengths as the rule's graph takes them, in order.
@@ -48,6 +60,7 @@ impl Strength {
         match *self {
             Self::Ratio { lambda1, lambda2, sign } => vec![lambda1, lambda2, sign],
             Self::Dampen { alpha, lambda } => vec![alpha, lambda],
+            Self::Noise { sigma, .. } => vec![sigma],
         }
     }
 }
@@ -59,6 +72,7 @@ impl std::fmt::Display for Strength {
                 write!(f, "ratio, λ1 {lambda1:.4e}, λ2 {lambda2:.4e}, sign {}", if sign < 0.0 { '−' } else { '+' })
             }
             Self::Dampen { alpha, lambda } => write!(f, "dampen, α {alpha:.4}, λ {lambda:.4}"),
+            Self::Noise { sigma, seed } => write!(f, "noise, σ {sigma:.4e}, seed {seed}"),
         }
     }
 }
@@ -72,6 +86,8 @@ pub struct Operands {
     pub f_f: ValueId,
     /// Fisher of the classes to retain.
     pub f_r: ValueId,
+    /// Standard normal numbers, for the rule that takes some.
+    pub noise: Option<ValueId>,
 }
 
 impl Rule {
@@ -80,6 +96,15 @@ impl Rule {
         match self {
             Self::Ratio => &["lambda1", "lambda2", "sign"],
             Self::Dampen => &["alpha", "lambda"],
+            Self::Noise => &["sigma"],
+        }
+    }
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ratio => "ratio",
+            Self::Dampen => "dampen",
+            Self::Noise => "noise",
         }
     }
     /// Adds the nodes that change one weight.
@@ -90,6 +115,7 @@ impl Rule {
         match (self, strengths) {
             (Self::Ratio, &[lambda1, lambda2, sign]) => ratio(g, x, lambda1, lambda2, sign),
             (Self::Dampen, &[alpha, lambda]) => dampen(g, x, alpha, lambda),
+            (Self::Noise, &[sigma]) => noise(g, x, sigma),
             _ => Err(crate::error::Error::internal("a rule was given the wrong number of strengths")),
         }
     }
@@ -142,4 +168,27 @@ fn dampen(g: &mut Graph, x: Operands, alpha: ValueId, lambda: ValueId) -> Result
     let beta = op(g, "Where", &[below, beta, one])?;
     let damped = op(g, "Mul", &[x.w, beta])?;
     op(g, "Where", &[chosen, damped, x.w])
+}
+
+/// The greatest part of the mean deviation that a weight without a Fisher gets, inverted.
+const LEAST_ROOT: f64 = 0.1;
+
+/// `w + σ rms(w) ε / max((f_R / mean f_R)^¼, 1/10)`.
+fn noise(g: &mut Graph, x: Operands, sigma: ValueId) -> Result<ValueId> {
+    let epsilon = x.noise.ok_or_else(|| crate::error::Error::internal("the rule was given no noise"))?;
+    let mean = |g: &mut Graph, v: ValueId| g.push_some("ReduceMean", &[Some(v)], Attrs::new().with("keepdims", 0));
+    let square = op(g, "Mul", &[x.w, x.w])?;
+    let square = mean(g, square)?;
+    let rms = op(g, "Sqrt", &[square])?;
+    let f_mean = mean(g, x.f_r)?;
+    let (q, _) = guarded(g, x.f_r, f_mean)?;
+    let root = op(g, "Sqrt", &[q])?;
+    let root = op(g, "Sqrt", &[root])?;
+    let least = g.scalar(LEAST_ROOT, g.dtype(x.w));
+    let low = op(g, "Less", &[root, least])?;
+    let root = op(g, "Where", &[low, least, root])?;
+    let scale = op(g, "Mul", &[sigma, rms])?;
+    let step = op(g, "Mul", &[epsilon, scale])?;
+    let step = op(g, "Div", &[step, root])?;
+    op(g, "Add", &[x.w, step])
 }

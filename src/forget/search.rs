@@ -77,6 +77,20 @@ impl<'a> Trials<'a> {
         self.answerer.answer(self.old, self.old, self.data, &mut |_| ())
     }
 
+    /// What the inputs say of the old weights.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn start(&mut self) -> Result<Candidate> {
+        let answers = self.before()?;
+        Ok(self.judge("as it is", &answers))
+    }
+
+    /// What these answers to the inputs say.
+    pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
+        score(strength, answers, &self.data.y, &self.forgotten)
+    }
+
     /// Weights and answers at a strength.
     ///
     /// # Errors
@@ -177,11 +191,14 @@ enum Path {
     Dampen,
     /// `λ2 = e^t` without a cap by λ1: every initializer's greatest step is λ2.
     Ratio { sign: f64 },
+    /// `σ = e^t`.
+    Noise { seed: u64 },
 }
 
 impl Path {
-    fn of(rule: Rule) -> Vec<Self> {
+    fn of(rule: Rule, seed: u64) -> Vec<Self> {
         match rule {
+            Rule::Noise => vec![Self::Noise { seed }],
             Rule::Dampen => vec![Self::Dampen],
             Rule::Ratio => vec![Self::Ratio { sign: 1.0 }, Self::Ratio { sign: -1.0 }],
         }
@@ -191,13 +208,14 @@ impl Path {
         match self {
             Self::Dampen => (-300f64.ln(), -0.3f64.ln()),
             Self::Ratio { .. } => (1e-5f64.ln(), 100f64.ln()),
+            Self::Noise { .. } => (1e-4f64.ln(), 10f64.ln()),
         }
     }
     /// `t`, or the least change that is allowed where `t` would change too little.
     fn capped(self, t: f64) -> f64 {
         match self {
             Self::Dampen => t.max(-MOST_ALPHA.ln()),
-            Self::Ratio { .. } => t,
+            Self::Ratio { .. } | Self::Noise { .. } => t,
         }
     }
     fn at(self, t: f64) -> Strength {
@@ -206,42 +224,93 @@ impl Path {
                 let alpha = (-t).exp();
                 Strength::Dampen { alpha, lambda: alpha.min(1.0) }
             }
+            Self::Noise { seed } => Strength::Noise { sigma: t.exp(), seed },
             Self::Ratio { sign } => Strength::Ratio { lambda1: 1e30, lambda2: t.exp(), sign },
         }
     }
 }
 
-/// Halvings of the range of `t` on each side of the window.
+/// Halvings of the range of `t` for each end that is looked for.
 const STEPS: usize = 8;
-/// The forget inputs count as lost when their mean probability is at most this part of what it was.
-const LOST: f64 = 0.5;
-/// The retained inputs count as kept when their mean probability is at least this part of what it was.
-const KEPT: f64 = 0.8;
 
 /// The window of memorised codes can reach far beyond what data needs, as codes are lost only at strengths that barely
 /// touch the weights; α stays below this.
 const MOST_ALPHA: f64 = 15.0;
 
-/// Searches rule and strength, with 19 trials a path at most.
+/// The forget inputs count as lost under the old head when it gives them at most this part of their probability.
+const DEEP: f64 = 0.5;
+
+/// How much of the retained inputs' probability [`Depth::Body`] gives up for depth, and the least that counts as a
+/// result at all.
+const LEAST_KEPT: f64 = 0.9;
+
+/// How deep forgetting has to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Depth {
+    /// As deep as retained inputs that were made from the model allow at next to no cost. Inputs that are given may
+    /// be memorised and allow everything: then as [`Depth::Head`].
+    #[default]
+    Auto,
+    /// The model's answer is all that counts.
+    Head,
+    /// The old head on the changed body should not answer the forget inputs either, at some cost to the others.
+    Body,
+}
+
+/// What inputs have to say before a strength is taken; parts of the probability before.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    /// The forget inputs count as lost at this part.
+    lost: f64,
+    /// The retained inputs count as kept at this part.
+    kept: f64,
+    /// The middle of both ends is taken, not the stronger end.
+    middle: bool,
+    /// The retained inputs allow depth at this part.
+    deep: f64,
+}
+
+impl Ask {
+    fn of(request: &Request) -> Self {
+        let deep = if request.depth == Depth::Body { LEAST_KEPT } else { 0.99 };
+        if request.made {
+            Self { lost: 0.1, kept: 0.997, middle: false, deep }
+        } else {
+            Self { lost: 0.5, kept: 0.8, middle: true, deep }
+        }
+    }
+}
+
+/// Searches rule and strength, with 29 trials a path at most.
 ///
-/// On a path there is a window: strengths that lose the forget inputs and keep the retained ones. Codes are learned
-/// harder than data, so that neither end of it carries over: real samples of a forgotten class may still be answered
-/// at the weak end, and real samples of others suffer at the strong end. The middle (in the logarithm) leaves the
-/// same margin to both. Dampening is taken where it has a window; otherwise the best middle of all paths is.
+/// On a path there is a window: strengths that lose the forget inputs and keep the retained ones. Inputs that are given
+/// may be codes, which are learned harder than data, so that neither end of it carries over: real samples of a forgotten
+/// class may still be answered at the weak end, and real samples of others suffer at the strong end. The middle (in the
+/// logarithm) leaves the same margin to both. Inputs that were made from the model are memorised by nobody: they are
+/// lost and kept where data is, and the strongest strength that keeps nearly all of their probability is taken. Both
+/// were found by trying (docs/benchmarks.md). Dampening is taken where it has a window; otherwise the best place of all
+/// paths is.
 ///
 /// # Errors
 /// When the engine fails or no strength gives finite answers.
-pub fn search(trials: &mut Trials, rules: &[Rule], tick: &mut dyn FnMut()) -> Result<(Strength, Vec<Candidate>)> {
-    let start = {
-        let answers = trials.before()?;
-        score("as it is", &answers, &trials.data.y, &trials.forgotten)
-    };
+pub fn search(
+    trials: &mut Trials,
+    rules: &[Rule],
+    request: &Request,
+    tick: &mut dyn FnMut(),
+) -> Result<(Strength, Vec<Candidate>)> {
+    let start = trials.start()?;
+    let ask = Ask::of(request);
     let mut tried = Vec::new();
     let mut best: Option<(Candidate, Strength)> = None;
     for &rule in rules {
-        for path in Path::of(rule) {
-            let mut line = Line { trials, path, start: &start, tried: &mut tried, tick };
-            let Some(found) = line.middle()? else { continue };
+        for path in Path::of(rule, request.seed) {
+            let mut line = Line { trials, path, start: &start, tried: &mut tried, tick, ask };
+            let Some(mut found) = line.place()? else { continue };
+            let deep = request.depth == Depth::Body || request.depth == Depth::Auto && request.made;
+            if deep && found.is_window {
+                found.t = line.deeper(found.t, request.depth)?;
+            }
             let strength = path.at(found.t);
             let candidate = line.try_at(found.t)?;
             if found.is_window && candidate.is_good(&start) {
@@ -271,6 +340,7 @@ struct Line<'a, 'b> {
     start: &'a Candidate,
     tried: &'a mut Vec<Candidate>,
     tick: &'a mut dyn FnMut(),
+    ask: Ask,
 }
 
 impl Line<'_, '_> {
@@ -282,32 +352,64 @@ impl Line<'_, '_> {
     }
     fn lost(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(!c.finite || c.forget_probability <= LOST * self.start.forget_probability)
+        Ok(!c.finite || c.forget_probability <= self.ask.lost * self.start.forget_probability)
     }
-    fn kept(&mut self, t: f64) -> Result<bool> {
+    fn lost_in_the_body(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(c.finite && c.retained_probability >= KEPT * self.start.retained_probability)
+        Ok(!c.finite || c.old_head_probability.is_none_or(|p| p <= DEEP * self.start.forget_probability))
     }
-    /// The middle between the least strength that loses the forget inputs and the greatest that keeps the others.
-    fn middle(&mut self) -> Result<Option<Place>> {
+    fn keeps(&mut self, t: f64, part: f64) -> Result<bool> {
+        let c = self.try_at(t)?;
+        Ok(c.finite && c.retained_probability >= part * self.start.retained_probability)
+    }
+    /// The weakest strength between two at which `test` holds, given that it holds at the stronger.
+    fn weakest(&mut self, mut below: f64, mut above: f64, test: fn(&mut Self, f64) -> Result<bool>) -> Result<f64> {
+        for _ in 0..STEPS {
+            let t = f64::midpoint(below, above);
+            if test(self, t)? { above = t } else { below = t }
+        }
+        Ok(above)
+    }
+    /// The strongest strength between two that keeps this part of the retained inputs' probability, given that the
+    /// weaker does.
+    fn strongest(&mut self, mut below: f64, mut above: f64, part: f64) -> Result<f64> {
+        for _ in 0..STEPS {
+            let t = f64::midpoint(below, above);
+            if self.keeps(t, part)? { below = t } else { above = t }
+        }
+        Ok(below)
+    }
+    /// Where the window of this path is, and the strength to take in it.
+    fn place(&mut self) -> Result<Option<Place>> {
         let (low, high) = self.path.range();
         if !self.lost(high)? {
             return Ok(None);
         }
-        let (mut below, mut weakest) = (low, high);
-        for _ in 0..STEPS {
-            let t = f64::midpoint(below, weakest);
-            if self.lost(t)? { weakest = t } else { below = t }
+        let weakest = self.weakest(low, high, Self::lost)?;
+        if !self.keeps(weakest, self.ask.kept)? {
+            let is_window = self.keeps(weakest, LEAST_KEPT)?;
+            return Ok(Some(Place { t: self.path.capped(weakest), is_window }));
         }
-        if !self.kept(weakest)? {
-            return Ok(Some(Place { t: weakest, is_window: false }));
+        let strongest = self.strongest(weakest, high, self.ask.kept)?;
+        let t = if self.ask.middle { f64::midpoint(weakest, strongest) } else { strongest };
+        Ok(Some(Place { t: self.path.capped(t), is_window: true }))
+    }
+    /// The weakest strength from `t` on that the old head loses the forget inputs at, if the retained inputs allow it;
+    /// else `t`, or for [`Depth::Body`] the strongest that they allow.
+    fn deeper(&mut self, t: f64, depth: Depth) -> Result<f64> {
+        let (_, high) = self.path.range();
+        if self.lost_in_the_body(t)? {
+            return Ok(t);
         }
-        let (mut strongest, mut above) = (weakest, high);
-        for _ in 0..STEPS {
-            let t = f64::midpoint(strongest, above);
-            if self.kept(t)? { strongest = t } else { above = t }
+        if self.lost_in_the_body(high)? {
+            let deep = self.weakest(t, high, Self::lost_in_the_body)?;
+            if self.keeps(deep, self.ask.deep)? {
+                return Ok(deep);
+            }
         }
-        let t = self.path.capped(f64::midpoint(weakest, strongest));
-        Ok(Some(Place { t, is_window: true }))
+        if depth == Depth::Body && self.keeps(t, self.ask.deep)? {
+            return self.strongest(t, high, self.ask.deep);
+        }
+        Ok(t)
     }
 }

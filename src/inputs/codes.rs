@@ -62,6 +62,11 @@ pub fn new(
     Labelled::new(Array::from_vec(&full, x)?, y)
 }
 
+/// `n` numbers of a distribution.
+pub(crate) fn draw(from: Distribution, n: usize, rng: &mut impl Rng) -> Vec<f32> {
+    (0..n).map(|_| from.draw(|| rng.next_u32())).collect()
+}
+
 impl Distribution {
     fn check(self) -> Result<()> {
         let fine = |a: f64, b: f64| (a as f32).is_finite() && (b as f32).is_finite();

@@ -228,7 +228,7 @@ fn total_variation(g: &mut Graph, x: ValueId) -> Result<Option<ValueId>> {
 fn image_axes(shape: &[usize]) -> Vec<usize> {
     let colours = |d: usize| d == 1 || d == 3 || d == 4;
     match *shape {
-        [_, a, _, c] if colours(c) && !colours(a) => vec![1, 2],
+        [_, h, w, c] if colours(c) && !colours(h) && w > 1 => vec![1, 2],
         [_, _, h, w] if h > 1 && w > 1 => vec![2, 3],
         _ => Vec::new(),
     }

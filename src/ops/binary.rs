@@ -1,6 +1,7 @@
 //! Arithmetic, comparison and logic of two broadcast operands, and `Where`.
 
 use super::convert::{bits, narrow, signed};
+use super::layout::aligned;
 use super::support::{broadcast, broadcast_strides, given, zip_map};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
@@ -241,6 +242,12 @@ impl Op for Binary {
             let q = to(g, q, base)?;
             g.push_multi(op, &[Some(p), Some(q)], attrs, wanted)
         }
+    }
+    fn stacked(&self, g: &mut Graph, inputs: &[Option<ValueId>], attrs: &Attrs, _: usize) -> Result<Option<ValueId>> {
+        if !aligned(g, inputs) {
+            return Ok(None);
+        }
+        g.push_some(self.name, inputs, attrs.clone()).map(Some)
     }
 }
 

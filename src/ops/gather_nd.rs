@@ -121,24 +121,6 @@ static SCATTER_ND: Composite = Composite {
     },
 };
 
-/// `Scatter` of operator sets 9 and 10, which is ScatterElements.
-static SCATTER: Composite = Composite {
-    spec: Spec::new("Scatter", 11, (3, 3)),
-    write: |p| {
-        let inputs = [p.x(0)?, p.x(1)?, p.x(2)?];
-        let axis = p.view().int("axis", 0)?;
-        Ok(vec![Some(p.emit("ScatterElements", &inputs, Attrs::new().with("axis", axis))?)])
-    },
-    cases: || {
-        vec![
-            Case::new("Scatter", &[&[2, 4]])
-                .arg(indices(&[2, 2], &[3, 0, 1, -2]))
-                .arg(Arg::Float(vec![2, 2], Sampler::within(-2.0, 2.0)))
-                .attr("axis", 1),
-        ]
-    },
-};
-
 /// <https://onnx.ai/onnx/operators/onnx__TensorScatter.html>: a cache with consecutive entries replaced, from a
 /// place of its own in each sequence.
 static TENSOR_SCATTER: Composite = Composite {
@@ -190,4 +172,4 @@ fn indices(shape: &[usize], v: &[i64]) -> Arg {
     Arg::Fed(Array::from_vec(shape, v.to_vec()).unwrap_or_else(|_| Array::ints(&[])), DType::I64)
 }
 
-pub(super) static OPS: &[&dyn Op] = &[&GATHER_ND, &SCATTER_ND, &SCATTER, &TENSOR_SCATTER];
+pub(super) static OPS: &[&dyn Op] = &[&GATHER_ND, &SCATTER_ND, &TENSOR_SCATTER];

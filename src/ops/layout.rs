@@ -129,6 +129,14 @@ fn unstacked(g: &Graph, inputs: &[Option<ValueId>]) -> Vec<usize> {
     inputs.first().copied().flatten().map_or_else(Vec::new, |x| g.shape(x).iter().skip(1).copied().collect())
 }
 
+/// True when the inputs that [`Op::stacked`] finds with one more leading axis have the greatest rank. Axes of ops that
+/// broadcast align from the right: the samples of an input of fewer axes would come to lie among them.
+pub(super) fn aligned(g: &Graph, inputs: &[Option<ValueId>]) -> bool {
+    let leads = |x: ValueId| usize::from(g.value(x).batch == Batch::LEADING);
+    let rank = inputs.iter().flatten().map(|&x| g.shape(x).len() - leads(x)).max().unwrap_or(0);
+    inputs.iter().flatten().all(|&x| leads(x) == 0 || g.shape(x).len() == rank + 1)
+}
+
 /// A possibly negative axis of a tensor of this rank, moved behind one more leading axis.
 pub(super) fn behind(axis: i64, rank: usize) -> i64 {
     if axis < 0 { axis + dims(&[rank])[0] + 1 } else { axis + 1 }

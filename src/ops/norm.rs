@@ -1,7 +1,7 @@
 //! Normalization by the statistics of the input itself:
 //! <https://onnx.ai/onnx/operators/onnx__LayerNormalization.html> and its relatives.
 
-use super::support::{PARALLEL, float_type, given};
+use super::support::{PARALLEL, broadcast, float_type, given};
 use super::{Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d, reshape};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, OPSET, ValueId, batch};
@@ -63,14 +63,8 @@ impl Norm {
             let mut modulo = [1; 2];
             for (i, m) in modulo.iter_mut().enumerate() {
                 let Some(p) = n.optional(i + 1) else { continue };
-                let own: Vec<usize> = p.shape.iter().copied().skip_while(|&d| d == 1).collect();
-                if !shape[axis..].ends_with(&own) {
-                    return Err(Error::unsupported(format!(
-                        "input {} has shape {:?}, and axes {:?} are normalised: only the last of them may be scaled",
-                        i + 1,
-                        p.shape,
-                        &shape[axis..]
-                    )));
+                if !lies_behind(&p.shape, &shape[axis..]) {
+                    return Err(Error::internal(format!("input {} of shape {:?} is no suffix", i + 1, p.shape)));
                 }
                 *m = p.len();
             }
@@ -140,6 +134,12 @@ impl Norm {
     }
 }
 
+/// True when a parameter, apart from leading ones, has the last extents of the normalised axes, as the kernels need it.
+fn lies_behind(p: &[usize], normalised: &[usize]) -> bool {
+    let own: Vec<usize> = p.iter().copied().skip_while(|&d| d == 1).collect();
+    normalised.ends_with(&own)
+}
+
 /// Calls `f` with every element of a row and its parameter.
 fn apply<T: Copy>(row: &mut [T], p: &[T], div: usize, modulo: usize, f: impl Fn(&mut T, T)) {
     if div == 1 {
@@ -156,6 +156,39 @@ impl Op for Norm {
             (Over::Axes, false) => Spec::new(self.name, self.version, (2, 2)),
             _ => Spec::new(self.name, self.version, (3, 3)),
         }
+    }
+    fn expand(
+        &'static self,
+        g: &mut Graph,
+        inputs: &[Option<ValueId>],
+        attrs: &Attrs,
+        wanted: &[bool],
+    ) -> Result<Option<Vec<Option<ValueId>>>> {
+        let n = g.view(self, self.name, inputs, attrs, wanted);
+        if self.over != Over::Axes {
+            return Ok(None);
+        }
+        let (x, parameters) = (n.ty(0)?.clone(), [n.optional(1), n.optional(2)]);
+        let axis = n.axis(n.int("axis", -1)?, x.shape.len())?;
+        if parameters.iter().flatten().all(|p| lies_behind(&p.shape, &x.shape[axis..])) {
+            return Ok(None);
+        }
+        // a parameter that is stretched in another way is multiplied or added by an op of its own
+        for p in parameters.into_iter().flatten() {
+            if broadcast(&[&x.shape, &p.shape])? != x.shape {
+                return Err(Error::format(format!("a parameter of shape {:?} is stretched to {x}", p.shape)));
+            }
+        }
+        let ones = g.constant(Array::full_float(x.dtype, &x.shape[axis..], 1.0));
+        let mut out = g.push_multi(self, &[inputs[0], Some(ones)], attrs.clone(), wanted)?;
+        if let Some(Some(y)) = out.first_mut() {
+            for (op, p) in ["Mul", "Add"].into_iter().zip(&inputs[1..]) {
+                if let Some(p) = *p {
+                    *y = g.push(op, &[*y, p], Attrs::new())?;
+                }
+            }
+        }
+        Ok(Some(out))
     }
     fn infer(&self, n: &NodeView) -> Result<Vec<TensorType>> {
         let x = n.ty(0)?;
@@ -309,12 +342,17 @@ impl Op for Norm {
                     case("two axes", &[&[2, 3, 4], &[3, 4]]).attr("axis", -2),
                     case("all axes", &[&[3, 4], &[3, 4]]).attr("axis", 0),
                     case("last of two axes", &[&[2, 3, 4], &[1, 4]]).attr("axis", 1),
+                    case("first of two axes", &[&[2, 3, 4], &[3, 1]]).attr("axis", 1),
+                    case("scale of other axes", &[&[2, 3, 4], &[2, 1, 4]]),
                 ];
                 if self.centered {
                     cases.extend([
                         case("bias", &[&[2, 3, 6], &[6], &[6]]),
                         case("bias, two axes", &[&[2, 3, 4], &[3, 4], &[4]]).attr("axis", 1),
                         case("statistics", &[&[4, 6], &[6], &[6]]).outputs(&[true, true, true]),
+                        case("bias of the first of two axes", &[&[2, 3, 4], &[3, 4], &[3, 1]])
+                            .attr("axis", 1)
+                            .outputs(&[true, true]),
                         case("mean alone", &[&[2, 2, 6], &[6]]).outputs(&[true, true]),
                         case("deviation alone", &[&[2, 2, 6], &[6]]).outputs(&[true, false, true]),
                         // a large mean cancels

@@ -162,7 +162,7 @@ fn a_device_that_fails_at_any_run() {
     let methods =
         [Method::Fixed(Strength::Dampen { alpha: 1.0, lambda: 1.0 }), Method::Search(vec![Rule::Dampen, Rule::Ratio])];
     for method in methods {
-        let request = Request { classes: vec![0], method };
+        let request = Request::new(vec![0], method);
         let try_at = |trouble, at| {
             let engine = Failing { trouble, at, runs: Arc::default() };
             let done = forget::forget(&classifier, &engine, &data, &request, &mut |_| {}).map(|_| ());

@@ -2,7 +2,7 @@
 
 use super::super::proto::{Dimension, GraphProto, ModelProto, ValueInfoProto, dimension, type_proto};
 use super::needed::Needed;
-use super::{Import, ImportOptions};
+use super::{Import, ImportOptions, Wanted};
 use crate::error::{Error, Result};
 use crate::graph::Batch;
 use crate::tensor::{DType, TensorType};
@@ -79,16 +79,7 @@ impl<'m> Input<'m> {
 impl Import<'_> {
     /// Adds the graph's inputs; true when they fix the number of samples.
     pub(super) fn inputs(&mut self, graph: &GraphProto, needed: &Needed, options: &ImportOptions) -> Result<bool> {
-        // before IR 4 initializers are listed among the inputs as well
-        let given: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-        let mut inputs =
-            graph.input.iter().filter(|i| !given.contains(i.name())).map(Input::of).collect::<Result<Vec<_>>>()?;
-        if inputs.is_empty() {
-            return Err(Error::unsupported("the model has no input"));
-        }
-        check_names(&inputs, options)?;
-        let answers = answers(graph, needed)?;
-        let fixed = place_samples(&mut inputs, &answers, options)?;
+        let (inputs, fixed) = placed(graph, needed, options)?;
         let samples = fixed.unwrap_or(options.batch);
         self.g.batch = samples;
         let (shapes, missing) = bind(&inputs, samples, options)?;
@@ -119,16 +110,35 @@ pub fn open_extents(model: &ModelProto, options: &ImportOptions) -> Result<Vec<S
     Ok(bind(&inputs, fixed.unwrap_or(options.batch), options)?.1)
 }
 
+/// Names of the inputs that are imported, in the model's order.
+///
+/// # Errors
+/// When the model has no output as it is asked for.
+pub fn input_names(model: &ModelProto, options: &ImportOptions) -> Result<Vec<String>> {
+    let graph = model.graph.as_ref().ok_or_else(|| Error::format("the model holds no graph"))?;
+    let needed = Needed::of(graph, &options.outputs)?;
+    Ok(own(graph, &needed, options).map(|i| i.name().to_owned()).collect())
+}
+
+/// The inputs that are no initializers, as before IR 4 all of those are listed among the inputs as well; where only an
+/// answer is wanted, those that it reads.
+fn own<'m>(
+    graph: &'m GraphProto,
+    needed: &Needed,
+    options: &ImportOptions,
+) -> impl Iterator<Item = &'m ValueInfoProto> {
+    let given: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+    let all = options.outputs == Wanted::All;
+    graph.input.iter().filter(move |i| !given.contains(i.name()) && (all || needed.reads(i.name())))
+}
+
 /// The model's inputs with the axes of their samples, and the number of samples where the model fixes it.
 fn placed<'m>(
     graph: &'m GraphProto,
     needed: &Needed,
     options: &ImportOptions,
 ) -> Result<(Vec<Input<'m>>, Option<usize>)> {
-    // before IR 4 initializers are listed among the inputs as well
-    let given: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-    let own = graph.input.iter().filter(|i| !given.contains(i.name()));
-    let mut inputs = own.map(Input::of).collect::<Result<Vec<_>>>()?;
+    let mut inputs = own(graph, needed, options).map(Input::of).collect::<Result<Vec<_>>>()?;
     if inputs.is_empty() {
         return Err(Error::unsupported("the model has no input"));
     }

@@ -11,7 +11,7 @@ mod training;
 mod versions;
 
 pub(super) use functions::weight_name;
-pub use inputs::open_extents;
+pub use inputs::{input_names, open_extents};
 pub use obstacles::{obstacles, obstacles_of};
 pub use training::Training;
 

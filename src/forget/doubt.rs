@@ -1,0 +1,63 @@
+//! What in the inputs' answers speaks against a result.
+
+use super::search::Candidate;
+
+/// Reasons to doubt that what the inputs say holds for data; empty when there is none. `reached` is the part of made
+/// inputs that the model answered with their class before.
+pub(super) fn doubts(start: &Candidate, end: &Candidate, made: bool, reached: f64) -> Vec<String> {
+    let part = |a: f64, b: f64| if b > 0.0 { a / b } else { 1.0 };
+    let percent = |v: f64| format!("{:.0} %", 100.0 * v);
+    let mut all = Vec::new();
+    if reached < 0.9 {
+        all.push(format!("only {} of the inputs are answered with their class to begin with", percent(reached)));
+    }
+    if end.forget_answered > 0.0 {
+        all.push(format!("{} of the forget inputs are still answered", percent(end.forget_answered)));
+    }
+    let left = part(end.forget_probability, start.forget_probability);
+    // a middle between two ends may leave codes half their probability and data none
+    let most = if made { 0.15 } else { 0.5 };
+    if left > most {
+        all.push(format!("{} of the forget inputs' probability is left", percent(left)));
+    }
+    let kept = part(end.retained_probability, start.retained_probability);
+    if kept < 0.985 {
+        all.push(format!("the retained inputs keep {} of their probability", percent(kept)));
+    }
+    if end.retained_answered < start.retained_answered {
+        let (after, before) = (percent(end.retained_answered), percent(start.retained_answered));
+        all.push(format!("{after} of the retained inputs are answered rightly, {before} before"));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(forget: f64, retained: f64) -> Candidate {
+        Candidate {
+            strength: String::new(),
+            forget_answered: f64::from(u8::from(forget > 0.5)),
+            retained_answered: f64::from(u8::from(retained > 0.5)),
+            forget_probability: forget,
+            old_head_probability: None,
+            retained_probability: retained,
+            retained_loss: 0.0,
+            finite: true,
+        }
+    }
+
+    #[test]
+    fn doubts_name_what_is_wrong() {
+        let start = candidate(0.99, 0.99);
+        let said = |end: &Candidate, made, reached| doubts(&start, end, made, reached).join("; ");
+        assert_eq!(said(&candidate(0.01, 0.985), true, 1.0), "");
+        assert!(said(&candidate(0.01, 0.99), true, 0.5).contains("50 % of the inputs"));
+        assert!(said(&candidate(0.9, 0.99), true, 1.0).contains("still answered"));
+        assert!(said(&candidate(0.3, 0.99), true, 1.0).contains("probability is left"));
+        assert_eq!(said(&candidate(0.3, 0.99), false, 1.0), "");
+        assert!(said(&candidate(0.01, 0.95), true, 1.0).contains("keep 96 %"));
+        assert!(said(&candidate(0.01, 0.4), true, 1.0).contains("answered rightly"));
+    }
+}
