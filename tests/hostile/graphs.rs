@@ -50,11 +50,7 @@ fn graphs_that_do_not_hold_together() {
         ("an op of 100,000 letters", changed(|g| g.node[1].op_type = Some("x".repeat(100_000))), &["not supported"]),
         ("a node without outputs", changed(|g| g.node[1].output.clear()), &[]),
         ("too many inputs", changed(|g| g.node[1].input = vec!["h".into(); 9]), &["Relu"]),
-        (
-            "ten thousand outputs",
-            changed(|g| g.node[1].output = (0..10_000).map(|i| format!("o{i}")).collect()),
-            &["Relu"],
-        ),
+        ("ten thousand outputs", changed(|g| g.node[1].output.extend((0..10_000).map(|i| format!("o{i}")))), &["Relu"]),
         (
             "an input of unknown type",
             changed(|g| g.input[0] = ValueInfoProto { name: Some("x".into()), ..Default::default() }),
