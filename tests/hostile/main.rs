@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// A folder for one test; what a command leaves in it is looked at.
-pub struct Room(TempDir);
+pub(crate) struct Room(TempDir);
 
 /// What lies in a folder: the bytes of files, what else stands there in words.
 pub type Contents = BTreeMap<PathBuf, Result<Vec<u8>, String>>;

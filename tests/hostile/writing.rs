@@ -25,7 +25,7 @@ fn writers(out: &str) -> Vec<Vec<&str>> {
 }
 
 /// The classifier with `w1` and `w2` in two files, in the folder `in`.
-pub fn with_data(room: &Room, hidden: usize) {
+pub(crate) fn with_data(room: &Room, hidden: usize) {
     let gemm = |x: &str, w: &str, b: &str, y: &str| node("Gemm", &[x, w, b], &[y], vec![models::int("transB", 1)]);
     let (h, at) = (hidden as i64, |name: &'static str| [("location", name)]);
     let m = model_of(
