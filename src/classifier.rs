@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::graph::{Batch, Graph, ValueId};
 use crate::inputs::{Expected, Labelled, embedding};
 use crate::onnx::import::{Training, Wanted, input_names};
-use crate::onnx::{ImportOptions, Imported, Model, Storage, import};
+use crate::onnx::{ImportOptions, Imported, Model, Storage, import_stored};
 use crate::tensor::{Array, DType, TensorType};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,6 +36,8 @@ pub struct ClassifierOptions {
     pub batch_axes: BTreeMap<String, usize>,
     /// Training form of BatchNormalization and Dropout.
     pub training: Option<Training>,
+    /// Patterns of the names of the weights that count as trainable, as [`ImportOptions::layers`] has them.
+    pub layers: Vec<String>,
 }
 
 impl ClassifierOptions {
@@ -47,6 +49,7 @@ impl ClassifierOptions {
             batch_axes: self.batch_axes,
             outputs: Wanted::Answer(self.output),
             training: self.training,
+            layers: self.layers,
             ..ImportOptions::default()
         }
     }
@@ -183,10 +186,15 @@ impl Classifier {
     /// The model as a graph for so many samples (or as many as the model itself fixes).
     ///
     /// # Errors
-    /// As [`import()`], and as [`Classifier::from_embedding`].
+    /// As [`import_stored`], and as [`Classifier::from_embedding`].
     pub fn bind(&self, batch: usize) -> Result<Imported> {
         let options = ImportOptions { batch, ..self.options.clone() };
-        let whole = import(self.model.proto(), &|t| self.model.array(t), &options)?;
+        let (array, stored) = (|t: &_| self.model.array(t), |t: &_| self.model.stored(t));
+        let whole = import_stored(self.model.proto(), &array, &stored, &options)?;
+        if whole.weights.is_empty() && !self.options.layers.is_empty() {
+            let patterns = self.options.layers.join(", ");
+            return Err(Error::invalid(format!("--layers {patterns} names no weight; inspect lists them")));
+        }
         if self.embedding.is_some() { Ok(embedding::cut(&whole)?.imported) } else { Ok(whole) }
     }
     /// The classifier's head in one of its graphs.

@@ -10,8 +10,12 @@ pub mod error;
 pub mod files;
 pub mod fisher;
 pub mod forget;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod graph;
 pub mod inputs;
+pub mod interrupt;
+pub mod memory;
 pub mod onnx;
 pub mod ops;
 pub mod report;

@@ -13,6 +13,8 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
+    #[cfg(unix)]
+    leave_nothing_behind();
     // clap exits with 2 by itself on wrong usage
     let cli = Cli::parse();
     match run(cli) {
@@ -34,4 +36,19 @@ fn run(cli: Cli) -> anyhow::Result<Status> {
         Err(_) => Err(onnx_unlearn::Error::internal("this is a defect of onnx-unlearn; please report it"))
             .context("the work was given up"),
     }
+}
+
+/// Removes unfinished files before Ctrl-C or a polite kill ends the process. Where this cannot be had, the next run
+/// that writes there cleans up.
+#[cfg(unix)]
+fn leave_nothing_behind() {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else { return };
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            onnx_unlearn::interrupt::clean_up();
+            // the shell is to see what ended the process
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    });
 }

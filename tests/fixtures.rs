@@ -3,13 +3,13 @@
 
 mod common;
 
+use common::reference::{Stated, bind, check};
 use common::{FIXTURES, classifier, codes, engines, fixture};
 use onnx_unlearn::autodiff::gradient::{GradientGraph, Mode, gradient_graph};
 use onnx_unlearn::classifier::{Classifier, Weights};
 use onnx_unlearn::engine::{Engine, Tensor, cpu::Cpu};
 use onnx_unlearn::fisher::estimate;
 use onnx_unlearn::inputs::Labelled;
-use onnx_unlearn::onnx::{ImportOptions, Imported, import};
 use onnx_unlearn::tensor::{Array, DType};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -23,26 +23,9 @@ struct Reference {
     tensors: BTreeMap<String, Stated>,
 }
 
-/// One tensor of a [`Reference`]: norms, and entries at `index`.
-#[derive(serde::Deserialize)]
-struct Stated {
-    shape: Vec<usize>,
-    index: Vec<usize>,
-    norm: f64,
-    grad: Vec<f64>,
-    fisher_norm: f64,
-    fisher: Vec<f64>,
-}
-
 fn reference(name: &str) -> Reference {
     let text = std::fs::read_to_string(fixture(&format!("{name}.reference.json"))).unwrap();
     serde_json::from_str(&text).unwrap()
-}
-
-/// The model in the given precision.
-fn bind(c: &Classifier, batch: usize, float: DType) -> Imported {
-    let options = ImportOptions { batch, float, ..ImportOptions::default() };
-    import(c.model().proto(), &|t| c.model().array(t), &options).unwrap()
 }
 
 fn gradients(c: &Classifier, batch: usize, float: DType, mode: Mode) -> GradientGraph {
@@ -57,25 +40,6 @@ fn feeds(g: &GradientGraph, data: &Labelled, float: DType) -> Vec<Array> {
         all.push(Array::full_float(float, g.graph.shape(u), 1.0));
     }
     all
-}
-
-/// Checks entries and norm of a tensor. An entry may be off by `tolerance` of itself or of the tensor's root
-/// mean square, whichever is greater: entries far below the mean square are sums that cancel, and no f32
-/// arithmetic has more than the terms' precision there.
-fn check(got: &[f64], index: &[usize], want: &[f64], norm: f64, tolerance: f64) -> Result<(), String> {
-    let mine = got.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let off = (mine - norm).abs() / norm;
-    if off.is_nan() || off > tolerance {
-        return Err(format!("norm {mine:e} instead of {norm:e}, off by {off:.1e}"));
-    }
-    let typical = norm / (got.len() as f64).sqrt();
-    for (&i, &w) in index.iter().zip(want) {
-        let off = (got[i] - w).abs() / w.abs().max(typical);
-        if off.is_nan() || off > tolerance {
-            return Err(format!("entry {i} is {:e} instead of {w:e}, off by {off:.1e}", got[i]));
-        }
-    }
-    Ok(())
 }
 
 /// Compares all three modes of a fixture's gradient graph with its reference; gives every difference.

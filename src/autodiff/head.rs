@@ -7,6 +7,7 @@ use crate::graph::{Attrs, Batch, Graph, Node, Source, ValueId, passes};
 use crate::ops;
 use crate::tensor::Array;
 use softmax::{Form, recognise};
+use std::collections::HashSet;
 
 /// Where a model answers.
 #[derive(Clone, Debug)]
@@ -162,12 +163,19 @@ pub fn head_weights(g: &Graph, head: &Head) -> Vec<ValueId> {
 
 /// The weights that a value computed from weights alone stems from.
 fn weight_roots(g: &Graph, id: ValueId) -> Vec<ValueId> {
-    let id = passes::root(g, id);
-    match &g.value(id).source {
-        Source::Weight(_) => vec![id],
-        Source::Node { node, .. } if g.value(id).batch == Batch::None => {
-            g.nodes()[*node].inputs.iter().flatten().flat_map(|&i| weight_roots(g, i)).collect()
+    let (mut open, mut seen, mut found) = (vec![passes::root(g, id)], HashSet::new(), Vec::new());
+    while let Some(id) = open.pop() {
+        // values may be used again and again: every one of them is looked at once
+        if !seen.insert(id) {
+            continue;
         }
-        _ => Vec::new(),
+        match &g.value(id).source {
+            Source::Weight(_) => found.push(id),
+            Source::Node { node, .. } if g.value(id).batch == Batch::None => {
+                open.extend(g.nodes()[*node].inputs.iter().flatten().map(|&i| passes::root(g, i)));
+            }
+            _ => {}
+        }
     }
+    found
 }

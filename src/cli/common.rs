@@ -24,6 +24,9 @@ pub(super) struct ModelArgs {
     /// The axis that holds the samples, where the model does not tell; without INPUT that of the first input.
     #[arg(long = "batch-axis", value_name = "[INPUT=]AXIS", value_parser = parse_axis)]
     pub batch_axes: Vec<(String, usize)>,
+    /// Only weights of these names are differentiated and changed; '*' stands for any letters, '?' for one.
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    pub layers: Vec<String>,
 }
 
 fn parse_axis(text: &str) -> Result<(String, usize), String> {
@@ -54,6 +57,7 @@ impl ModelArgs {
             output: self.output.clone(),
             dims: self.dims.iter().cloned().collect(),
             batch_axes: self.batch_axes.iter().cloned().collect(),
+            layers: self.layers.clone(),
             ..ClassifierOptions::default()
         }
     }

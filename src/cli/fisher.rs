@@ -4,7 +4,7 @@ use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target
 use super::{Context, Status};
 use crate::classifier::Weights;
 use crate::error::{Error, Result};
-use crate::fisher::store::{Origin, save, sha256};
+use crate::fisher::store::{Origin, model_sha256, save, sha256};
 use crate::fisher::{class_weights, estimate};
 use crate::report::{Align, Table, format};
 use std::path::PathBuf;
@@ -86,7 +86,7 @@ impl Args {
         let seconds = start.elapsed().as_secs_f64();
         drop(progress);
         let origin = Origin {
-            model_sha256: sha256(&self.model.model)?,
+            model_sha256: model_sha256(classifier.model()),
             inputs_sha256: if self.inputs.is_file() { sha256(&self.inputs)? } else { String::new() },
             samples: by_class.iter().map(|(c, at)| (*c, at.len())).collect(),
             sets: names,

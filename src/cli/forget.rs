@@ -10,7 +10,7 @@ use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
 use crate::forget::{self, Change, Depth, Method, Outcome, Request, Rule, Scope, Stage, Strength};
 use crate::inputs::Labelled;
-use crate::onnx::{Model, PatchOptions, Rounding, Storage, patch};
+use crate::onnx::{Model, PatchOptions, Rounding, Storage, patch, recover};
 use crate::report::{Align, Table, format};
 use crate::tensor::Array;
 use clap::ValueEnum;
@@ -182,7 +182,15 @@ impl Args {
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
+        for written in [&self.model.model, &target] {
+            if recover(written)? && !context.quiet {
+                eprintln!("note: completed the change of {} that a stopped run had begun", written.display());
+            }
+        }
         let classifier = self.classifier()?;
+        if self.in_place {
+            classifier.model().lock()?;
+        }
         classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
         forget::check_range(&self.classes, classifier.classes())?;
         let chosen = self.engine.open()?;

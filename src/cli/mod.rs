@@ -83,13 +83,17 @@ impl Cli {
     /// Whatever stopped it; nothing is written then.
     pub fn run(self) -> Result<Status> {
         let context = Context { json: self.json, quiet: self.quiet };
-        match self.command {
+        let done = match self.command {
             Command::Inspect(a) => a.run(&context),
             Command::Codes(a) => a.run(&context),
             Command::Gradients(a) => a.run(&context),
             Command::Fisher(a) => a.run(&context),
             Command::Forget(a) => a.run(&context),
             Command::Evaluate(a) => a.run(&context),
-        }
+        };
+        done.map_err(|e| {
+            let device = e.kind() == Kind::Engine;
+            if device { Error::engine(format!("{e}; '--engine cpu' computes without a device")) } else { e }
+        })
     }
 }

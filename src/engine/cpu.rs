@@ -1,8 +1,9 @@
 //! The embedded engine: every op's own `eval`, values dropped after their last use.
 
-use super::{Engine, Session, Tensor};
+use super::{Engine, Session, Tensor, plan};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Source, passes};
+use crate::graph::{Graph, Source, ValueId, passes};
+use crate::memory;
 use crate::tensor::Array;
 
 /// Runs graphs with the ops' reference evaluation on ndarray.
@@ -20,6 +21,7 @@ impl Engine for Cpu {
         let mut graph = graph.clone();
         passes::prune(&mut graph);
         let last = passes::last_use(&graph);
+        memory::check(plan::host_bytes(&graph, &last), "running the graph")?;
         Ok(Box::new(CpuSession { graph, last }))
     }
 }
@@ -46,8 +48,11 @@ impl Session for CpuSession {
         }
         for (i, node) in g.nodes().iter().enumerate() {
             let place = |e: Error| e.at(format!("node '{}' ({})", node.name, node.op.spec().name));
+            let stored = node.inputs.iter().map(|i| i.map_or(Ok(None), |id| stored(g, id)));
+            let stored: Vec<Option<Array>> = stored.collect::<Result<_>>().map_err(place)?;
+            let held = |i: &Option<ValueId>| i.and_then(|id| values[id.index()].as_ref());
             let x: Vec<Option<&Array>> =
-                node.inputs.iter().map(|i| i.and_then(|id| values[id.index()].as_ref())).collect();
+                node.inputs.iter().zip(&stored).map(|(i, s)| s.as_ref().or_else(|| held(i))).collect();
             let y = node.op.eval(&g.view_of(node), &x).map_err(place)?;
             for (id, a) in node.outputs.iter().zip(y) {
                 if let Some(id) = id {
@@ -69,12 +74,20 @@ impl Session for CpuSession {
         g.outputs
             .iter()
             .map(|id| {
-                values[id.index()]
-                    .clone()
+                stored(g, *id)?
+                    .or_else(|| values[id.index()].clone())
                     .map(Tensor::Host)
                     .ok_or_else(|| Error::internal(format!("{} was never computed", g.label(*id))))
             })
             .collect()
+    }
+}
+
+/// The elements of a value that stays in its file.
+fn stored(g: &Graph, id: ValueId) -> Result<Option<Array>> {
+    match &g.value(id).source {
+        Source::Stored(elements) => elements.read().map(Some),
+        _ => Ok(None),
     }
 }
 

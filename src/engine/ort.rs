@@ -2,9 +2,10 @@
 
 use super::cpu::check_feeds;
 use super::ort_library::{Candidate, Search, search};
-use super::{Engine, Session, Tensor};
+use super::{Engine, Session, Tensor, plan};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, passes};
+use crate::memory;
 use crate::onnx::{self, ExportOptions, narrowed};
 use crate::tensor::{Array, DType, Element, TensorType};
 use ort::environment::{Environment, GlobalThreadPoolOptions};
@@ -125,6 +126,8 @@ impl Engine for OrtEngine {
         format!("ONNX Runtime ({}), {} threads", self.library.display(), self.threads)
     }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
+        // the runtime itself would die, or make the system kill something
+        memory::check(plan::host_bytes(graph, &passes::last_use(graph)), "running the graph")?;
         let bytes = onnx::to_bytes(graph, &ExportOptions::default())?;
         let build = |level| -> ort::Result<Runtime> {
             Runtime::builder(&self.environment)?

@@ -2,6 +2,7 @@
 //! used again as soon as nothing reads what lies in it.
 
 use crate::graph::{Graph, Source, passes};
+use crate::tensor::{DType, TensorType};
 
 /// For every value the value whose memory it shares (itself for most), where `view[i]` says that node
 /// `i` only views its first input.
@@ -25,6 +26,35 @@ pub(crate) fn last_use(g: &Graph, root: &[usize]) -> Vec<Option<usize>> {
         *l = (*l).max(used);
     }
     last
+}
+
+/// The most bytes that all values computed on the host take at once, each dropped after its last use; constants,
+/// weights and feeds are there already.
+pub(crate) fn host_bytes(g: &Graph, last: &[Option<usize>]) -> u64 {
+    let computed = |id: usize| matches!(g.values()[id].source, Source::Node { .. });
+    let (mut now, mut most) = (0_u64, 0_u64);
+    for (i, node) in g.nodes().iter().enumerate() {
+        let made = node.outputs.iter().flatten().map(|id| element_bytes(&g.value(*id).ty));
+        now = now.saturating_add(made.fold(0, u64::saturating_add));
+        most = most.max(now);
+        let mut read: Vec<usize> = node.inputs.iter().chain(&node.outputs).flatten().map(|id| id.index()).collect();
+        read.sort_unstable();
+        read.dedup();
+        for id in read.into_iter().filter(|&id| computed(id) && last[id].is_none_or(|l| l <= i)) {
+            now = now.saturating_sub(element_bytes(&g.values()[id].ty));
+        }
+    }
+    most
+}
+
+/// Bytes of a value on the host, where all integers are `int64`.
+fn element_bytes(ty: &TensorType) -> u64 {
+    let width = match ty.dtype {
+        DType::Bool => 1,
+        DType::F32 => 4,
+        _ => 8,
+    };
+    (ty.len() as u64).saturating_mul(width)
 }
 
 /// The memory one node needs: what it reads and writes, by root, and scratch that only it uses.

@@ -198,6 +198,12 @@ impl<'a> SquareSums<'a> {
     }
 }
 
+fn not_finite(name: &str) -> Error {
+    Error::invalid(format!(
+        "the Fisher of '{name}' is not finite: the model overflows on these inputs, or the device fails"
+    ))
+}
+
 impl Fisher {
     /// The tensors of each set apart, in the weights' shapes, without leaving the device.
     ///
@@ -227,6 +233,19 @@ impl Fisher {
         Ok(parts)
     }
 
+    /// Looks at every element: a device may return nonsense and say nothing.
+    ///
+    /// # Errors
+    /// When a sum is NaN or infinite, naming the weight.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, t) in self.names.iter().zip(&self.sums) {
+            if !t.to_array()?.is_finite() {
+                return Err(not_finite(name));
+            }
+        }
+        Ok(())
+    }
+
     /// All sums on the host, checked to be finite.
     ///
     /// # Errors
@@ -238,7 +257,7 @@ impl Fisher {
             .map(|(name, t)| {
                 let a = t.to_array()?;
                 if !a.is_finite() {
-                    return Err(Error::engine(format!("the Fisher of '{name}' is not finite")));
+                    return Err(not_finite(name));
                 }
                 Ok((name.clone(), a))
             })

@@ -128,11 +128,12 @@ pub fn forget(
             fisher::estimate(classifier, engine, &old, data, &sets, done)?
         }
     };
+    fisher.check_finite()?;
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
     let basis = scope::narrow(basis(&fisher, engine)?, request.scope, &head, &request.protect)?;
     let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
-    let before = trials.before()?;
+    let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
         Method::Fixed(s) => search::fixed(&mut trials, *s)?,
@@ -146,12 +147,22 @@ pub fn forget(
         Some(stored) => trials.answers(&stored)?,
         None => after,
     };
+    let after = finite(after)?;
     let (start, end) = (trials.judge("before", &before), trials.judge("after", &after));
     let right =
         start.retained_answered * retained_samples + start.forget_answered * (data.len() as f64 - retained_samples);
     let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
     let (changes, new) = compare(&old, &weights)?;
     Ok(Outcome { strength, tried, before, after, changes, new, one_by_one: fisher.one_by_one, head, doubts })
+}
+
+/// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.
+fn finite(answers: Answers) -> Result<Answers> {
+    if answers.is_finite() {
+        Ok(answers)
+    } else {
+        Err(Error::invalid("the model's answers to the inputs are not finite"))
+    }
 }
 
 /// Checks that there are classes to forget and that the model has them.

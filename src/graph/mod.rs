@@ -8,6 +8,7 @@
 mod attrs;
 pub mod batch;
 pub mod passes;
+mod regroup;
 
 pub use attrs::{Attr, Attrs};
 pub use batch::Batch;
@@ -15,9 +16,13 @@ pub use batch::Batch;
 use crate::error::{Error, Kind, Result};
 use crate::ops::{self, NodeView, Op};
 use crate::tensor::{Array, DType, TensorType};
+use std::sync::Arc;
 
-/// Folding never makes a constant of more elements than this (a guard against hostile graphs).
+/// Folding never makes constants of more elements than this in one graph (a guard against hostile graphs).
 const MAX_FOLDED: usize = 1 << 27;
+
+/// Folding never takes more steps than this in one graph, a step being an element read or made, or a product in a sum.
+const MAX_WORK: usize = 1 << 31;
 
 /// No tensor has more elements than this: shaders count them in 32 bits, and sums of lengths never overflow.
 const MAX_ELEMENTS: usize = 1 << 32;
@@ -25,6 +30,36 @@ const MAX_ELEMENTS: usize = 1 << 32;
 fn too_large(shape: &[usize]) -> bool {
     let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     len.is_none_or(|n| n > MAX_ELEMENTS)
+}
+
+/// What folding has cost a graph, or would cost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Folding {
+    elements: usize,
+    work: usize,
+}
+
+impl Folding {
+    fn affords(&self, more: &Self) -> bool {
+        self.elements.saturating_add(more.elements) <= MAX_FOLDED && self.work.saturating_add(more.work) <= MAX_WORK
+    }
+    fn spend(&mut self, more: &Self) {
+        self.elements = self.elements.saturating_add(more.elements);
+        self.work = self.work.saturating_add(more.work);
+    }
+}
+
+/// At most how many steps an op takes for so many elements of its outputs.
+fn work(view: &NodeView<'_>, elements: usize) -> usize {
+    /// Each of their outputs is made of many inputs.
+    const DEEP: [&str; 8] =
+        ["MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "MatMulInteger"];
+    let read = view.inputs.iter().flatten().map(|t| t.len());
+    if DEEP.contains(&view.op) {
+        elements.saturating_mul(read.max().unwrap_or(1))
+    } else {
+        read.fold(elements, usize::saturating_add)
+    }
 }
 
 /// Names a value of one [`Graph`].
@@ -38,6 +73,30 @@ impl ValueId {
     }
 }
 
+/// Elements that stay where they are stored and are read anew whenever they are used.
+#[derive(Clone)]
+pub struct Stored(Arc<dyn Fn() -> Result<Array> + Send + Sync>);
+
+impl Stored {
+    /// Elements that `read` gives, the same every time.
+    pub fn new(read: impl Fn() -> Result<Array> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+    /// The elements.
+    ///
+    /// # Errors
+    /// When they are not what the file says.
+    pub fn read(&self) -> Result<Array> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stored")
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -47,6 +106,8 @@ pub enum Source {
     Const(Array),
     /// A trainable tensor of the model with its present elements.
     Weight(Array),
+    /// A large tensor of the model that never changes; it is not folded.
+    Stored(Stored),
     /// Output `output` of node `node`.
     Node {
         /// Index into [`Graph::nodes`].
@@ -98,6 +159,7 @@ pub struct Graph {
     /// The version of the default operator set that the nodes follow.
     pub opset: i64,
     scope: String,
+    folding: Folding,
 }
 
 /// The operator set version that import normalises to and that our own nodes follow.
@@ -206,6 +268,10 @@ impl Graph {
         let ty = data.ty();
         self.add(Some(name.into()), ty, Source::Weight(data), Batch::None)
     }
+    /// Adds a tensor that stays in its file.
+    pub fn stored(&mut self, name: impl Into<String>, ty: TensorType, elements: Stored) -> ValueId {
+        self.add(Some(name.into()), ty, Source::Stored(elements), Batch::None)
+    }
     /// Turns every weight into an input, so that its elements are fed (after the present inputs, in the
     /// order returned).
     pub fn feed_weights(&mut self) -> Vec<ValueId> {
@@ -280,13 +346,15 @@ impl Graph {
                 Some(id) => self.constant_of(*id).map(Some),
             })
             .collect();
-        let small = types.iter().map(TensorType::len).sum::<usize>() <= MAX_FOLDED;
+        let elements = types.iter().map(TensorType::len).sum::<usize>();
+        let cost = Folding { elements, work: work(&view, elements) };
         let folded = match (op.fold(&view), constants) {
             (Some(y), _) => Some(y),
-            (None, Some(x)) if small => Some(op.eval(&view, &x).map_err(place)?),
+            (None, Some(x)) if self.folding.affords(&cost) => Some(op.eval(&view, &x).map_err(place)?),
             _ => None,
         };
         if let Some(y) = folded {
+            self.folding.spend(&cost);
             return Ok(y
                 .into_iter()
                 .zip(types)
@@ -302,6 +370,12 @@ impl Graph {
         } else {
             op.batch(&view, &from, self.batch, &types)
         };
+        if self.batch > 1 && from.first() == Some(&Batch::Lost) && wanted == [true] {
+            let shape = types.first().map(|t| t.shape.clone()).unwrap_or_default();
+            if let Some(y) = self.regrouped(op, inputs, &attrs, &shape)? {
+                return Ok(vec![Some(y)]);
+            }
+        }
         let node = self.nodes.len();
         let outputs: Vec<Option<ValueId>> = types
             .into_iter()

@@ -141,10 +141,12 @@ fn counterpart(from: &Graph, to: &mut Graph, id: ValueId, map: &mut HashMap<Valu
     if let Some(&known) = map.get(&id) {
         return Ok(known);
     }
-    let Source::Const(data) = &from.value(id).source else {
-        return Err(Error::internal(format!("value {} has no counterpart", from.label(id))));
+    let value = from.value(id);
+    let new = match &value.source {
+        Source::Const(data) => to.constant_as(data.clone(), value.ty.dtype),
+        Source::Stored(elements) => to.stored(from.label(id), value.ty.clone(), elements.clone()),
+        _ => return Err(Error::internal(format!("value {} has no counterpart", from.label(id)))),
     };
-    let new = to.constant_as(data.clone(), from.dtype(id));
     map.insert(id, new);
     Ok(new)
 }

@@ -4,6 +4,7 @@ use super::raw::{Raw, assemble, checked_len};
 use super::{Expected, Labelled, MAX_BYTES, Options, npy};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::memory;
 use crate::tensor::Array;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -77,6 +78,8 @@ impl<R: Read + Seek> Npz<R> {
         let n = checked_len(&header.shape)? as u64;
         let data = n.checked_mul(header.elem.size()).filter(|&b| b <= MAX_BYTES);
         let data = data.ok_or_else(|| Error::invalid(format!("shape {:?} is too large to be read", header.shape)))?;
+        // read once, and held once more as what the model takes
+        memory::check(n.saturating_mul(header.elem.size().max(4)).saturating_mul(2), "reading it")?;
         if size != header.len + data {
             return Err(Error::format(format!(
                 "shape {:?} of {} takes {} bytes, the file holds {size}",
@@ -107,23 +110,31 @@ fn quoted(names: &[String]) -> String {
 /// # Errors
 /// When the file is not what it says, lacks an array, or its samples do not suit the model.
 pub fn load(path: &Path, expected: &Expected, options: &Options) -> Result<Labelled> {
-    let read = || {
-        let mut npz = Npz::open(path)?;
-        // several inputs may all go by their names
-        let own = !npz.holds("x") && npz.holds(&expected.name);
-        let x = npz.get(if own { &expected.name } else { "x" })?.fit("x", &expected.sample.shape, false)?;
-        let y = npz.get("y")?.into_classes()?;
-        let extra = expected
-            .extra
-            .iter()
-            .map(|(name, ty)| {
-                let found = npz.get(name).map_err(|e| e.at(format!("the model's input {name:?}, {ty} a sample")))?;
-                Ok((name.clone(), found.fit(name, &ty.shape, false)?))
-            })
-            .collect::<Result<_>>()?;
-        assemble(x, y, extra, expected, options)
-    };
-    read().map_err(|e| e.at(path.display()))
+    Npz::open(path).and_then(|npz| labelled(npz, expected, options)).map_err(|e| e.at(path.display()))
+}
+
+/// The same from any reader; `bytes` is the length of what it reads.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(reader: impl Read + Seek, bytes: u64, expected: &Expected, options: &Options) -> Result<Labelled> {
+    labelled(Npz::new(reader, bytes)?, expected, options)
+}
+
+fn labelled<R: Read + Seek>(mut npz: Npz<R>, expected: &Expected, options: &Options) -> Result<Labelled> {
+    // several inputs may all go by their names
+    let own = !npz.holds("x") && npz.holds(&expected.name);
+    let x = npz.get(if own { &expected.name } else { "x" })?.fit("x", &expected.sample.shape, false)?;
+    let y = npz.get("y")?.into_classes()?;
+    let extra = expected
+        .extra
+        .iter()
+        .map(|(name, ty)| {
+            let found = npz.get(name).map_err(|e| e.at(format!("the model's input {name:?}, {ty} a sample")))?;
+            Ok((name.clone(), found.fit(name, &ty.shape, false)?))
+        })
+        .collect::<Result<_>>()?;
+    assemble(x, y, extra, expected, options)
 }
 
 /// Shape of every array in a file without its first axis, by name; only headers are read.
@@ -189,7 +200,7 @@ pub fn write(path: &Path, arrays: &[(&str, &Array)]) -> Result<()> {
     })
 }
 
-fn pack(file: &mut BufWriter<File>, arrays: &[(&str, &Array)]) -> Result<()> {
+fn pack(file: &mut BufWriter<&File>, arrays: &[(&str, &Array)]) -> Result<()> {
     let io = |e: io::Error| Error::io("npz", &e);
     let bad = |e: zip::result::ZipError| Error::new(crate::Kind::Io, e.to_string());
     let mut zip = ZipWriter::new(file);

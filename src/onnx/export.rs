@@ -52,8 +52,13 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<ModelProto> {
     let mut seen = HashSet::new();
     for &id in read.filter(|id| seen.insert(**id)) {
         let v = graph.value(id);
-        if let Source::Const(a) | Source::Weight(a) = &v.source {
-            let tensor = tensor(a, v.ty.dtype).map_err(|e| e.at(graph.label(id)))?;
+        let elements = match &v.source {
+            Source::Const(a) | Source::Weight(a) => Some(a.clone()),
+            Source::Stored(elements) => Some(elements.read()?),
+            _ => None,
+        };
+        if let Some(a) = elements {
+            let tensor = tensor(&a, v.ty.dtype).map_err(|e| e.at(graph.label(id)))?;
             proto.initializer.push(TensorProto { name: Some(names.of(&graph, id)), ..tensor });
         }
     }
@@ -144,6 +149,7 @@ fn lower_once(from: &Graph) -> Result<Graph> {
         let new = match &v.source {
             Source::Const(a) => to.constant_as(a.clone(), v.ty.dtype),
             Source::Weight(a) => to.weight(from.label(id), a.clone()),
+            Source::Stored(elements) => to.stored(from.label(id), v.ty.clone(), elements.clone()),
             _ => continue,
         };
         to.value_mut(new).name.clone_from(&v.name);

@@ -10,6 +10,8 @@
 use super::files::{self, Identity, Opened};
 use super::proto::StringStringEntryProto;
 use crate::error::{Error, Result};
+pub(super) use crate::files::parent;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +24,8 @@ pub(super) struct Entry<'a> {
     pub location: &'a str,
     pub offset: usize,
     pub length: Option<usize>,
-    /// SHA-1 of the whole file, which this library neither checks nor can keep true when it changes weights.
-    pub checksum: bool,
+    /// SHA-1 of the whole file, which a change of its weights would make wrong.
+    pub checksum: Option<[u8; 20]>,
 }
 
 impl<'a> Entry<'a> {
@@ -51,7 +53,7 @@ impl<'a> Entry<'a> {
             location,
             offset: number("offset", offset)?.unwrap_or(0),
             length: number("length", length)?,
-            checksum: checksum.is_some(),
+            checksum: checksum.map(sha1).transpose()?,
         })
     }
 }
@@ -66,6 +68,22 @@ fn number(key: &str, text: Option<&str>) -> Result<Option<usize>> {
     }
 }
 
+/// The 20 bytes of a SHA-1 in hexadecimal.
+fn sha1(text: &str) -> Result<[u8; 20]> {
+    let bad = || Error::format(format!("external data has the checksum '{text}', which is no hexadecimal SHA-1"));
+    let (digits, []) = text.as_bytes().as_chunks::<2>() else { return Err(bad()) };
+    let mut sum = [0; 20];
+    if digits.len() != sum.len() {
+        return Err(bad());
+    }
+    for (byte, pair) in sum.iter_mut().zip(digits) {
+        let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let [high, low] = pair.map(digit);
+        *byte = high.zip(low).map(|(high, low)| high << 4 | low).ok_or_else(bad)?;
+    }
+    Ok(sum)
+}
+
 /// A data file of a model.
 #[derive(Debug)]
 pub struct DataFile {
@@ -76,12 +94,29 @@ pub struct DataFile {
     pub(super) opened: Opened,
     /// Index of the first data file that is the same file.
     pub(super) group: usize,
+    /// Its SHA-1, once a tensor asked for it.
+    sum: std::sync::OnceLock<[u8; 20]>,
 }
 
 impl DataFile {
     /// Relative path from the model's directory.
     pub fn location(&self) -> &Path {
         &self.location
+    }
+    /// The file as it is.
+    pub fn bytes(&self) -> &Bytes {
+        &self.opened.bytes
+    }
+    /// Compares the file with the checksum that the model gives for it.
+    ///
+    /// # Errors
+    /// `Format` when it is another file than the model was saved with.
+    pub(super) fn check(&self, sum: &[u8; 20]) -> Result<()> {
+        use sha1::{Digest, Sha1};
+        if self.sum.get_or_init(|| Sha1::digest(self.bytes()).into()) == sum {
+            return Ok(());
+        }
+        Err(Error::format("the data file does not have the checksum that the model gives for it"))
     }
     /// Size in bytes.
     pub fn len(&self) -> usize {
@@ -115,7 +150,7 @@ impl DataFiles {
         let (opened, real) = open(model, &relative)?;
         let group = *self.by_real.entry(real.clone()).or_insert(i);
         self.by_location.insert(relative.clone(), i);
-        self.files.push(DataFile { location: relative, real, opened, group });
+        self.files.push(DataFile { location: relative, real, opened, group, sum: std::sync::OnceLock::new() });
         Ok(i)
     }
 
@@ -127,7 +162,7 @@ impl DataFiles {
 }
 
 /// The location as a relative path of plain names.
-fn plain(location: &str) -> Result<PathBuf> {
+pub(super) fn plain(location: &str) -> Result<PathBuf> {
     let refuse = |why: &str| Err(Error::invalid(format!("external data location '{}' {why}", location.escape_debug())));
     let drive = location.as_bytes().get(1) == Some(&b':') && location.starts_with(|c: char| c.is_ascii_alphabetic());
     if location.is_empty() {
@@ -154,35 +189,37 @@ fn plain(location: &str) -> Result<PathBuf> {
     if path.as_os_str().is_empty() { refuse("names no file") } else { Ok(path) }
 }
 
-/// The directory that a file lies in, for a path that may be a bare name.
-pub(super) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    }
-}
-
 /// Opens a data file after looking at every step of the way.
 fn open(model: &Path, relative: &Path) -> Result<(Opened, PathBuf)> {
     let mut path = parent(model).to_path_buf();
     let shown = relative.display();
+    let failed = |e| Error::io(format!("cannot open external data {shown}"), &e);
+    let mut blob = false;
     let mut names = relative.iter().peekable();
     while let Some(name) = names.next() {
         path.push(name);
-        let found = path.symlink_metadata().map_err(|e| Error::io(format!("cannot open external data {shown}"), &e))?;
+        // these looks are for the message: what counts is how the file is opened below
+        let found = path.symlink_metadata().map_err(failed)?;
         if found.is_symlink() && names.peek().is_none() && shares_blobs(model, &path) {
-            continue;
-        }
-        if found.is_symlink() {
+            blob = true;
+        } else if found.is_symlink() {
             return Err(Error::invalid(format!("external data {shown} passes a symbolic link; copy the data itself")));
+        } else if !found.is_dir() && !found.is_file() {
+            return Err(Error::invalid(format!("external data {shown} is not a regular file")));
         }
     }
-    let opened = files::open(&path).map_err(|e| e.at(format!("external data {shown}")))?;
+    let real = path.canonicalize().map_err(failed)?;
+    let opened = if blob {
+        let name = real.file_name().map(Path::new).ok_or_else(|| Error::internal("a blob without a name"))?;
+        files::open_below(parent(&real), name)
+    } else {
+        files::open_below(parent(model), relative)
+    };
+    let opened = opened.map_err(|e| e.at(format!("external data {shown}")))?;
     if files::links(&opened.metadata) > 1 {
         return Err(Error::invalid(format!("external data {shown} is a hard link to another file; copy it instead")));
     }
-    let real = path.canonicalize().map_err(|e| Error::io(format!("cannot resolve {shown}"), &e))?;
-    let again = real.metadata().map_err(|e| Error::io(format!("cannot resolve {shown}"), &e))?;
+    let again = real.symlink_metadata().map_err(failed)?;
     if !Identity::of(&again).eq(&opened.identity) {
         return Err(Error::invalid(format!("external data {shown} changed while it was opened")));
     }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 /// Which file this is, and in which state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     /// Device and inode where the system has them.
     file: Option<(u64, u64)>,
     length: u64,
@@ -48,8 +48,10 @@ pub(super) fn links(metadata: &Metadata) -> u64 {
 
 /// A file that was opened once and is read through this handle's map alone.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(crate) struct Opened {
     pub bytes: Bytes,
+    /// For locking.
+    pub file: File,
     pub metadata: Metadata,
     pub identity: Identity,
 }
@@ -61,7 +63,7 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// `Io` when the system refuses or the file changed under the name, `Invalid` when it is no regular file.
-pub(super) fn open(path: &Path) -> Result<Opened> {
+pub(crate) fn open(path: &Path) -> Result<Opened> {
     let name = path.display();
     let refused = |e| Error::io(format!("cannot open {name}"), &e);
     let before = std::fs::metadata(path).map_err(refused)?;
@@ -69,14 +71,49 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         let what = if before.is_dir() { "a directory" } else { "not a regular file" };
         return Err(Error::invalid(format!("{name} is {what}")));
     }
-    let file = File::open(path).map_err(refused)?;
-    let metadata = file.metadata().map_err(refused)?;
-    let identity = Identity::of(&metadata);
-    if !metadata.is_file() || identity != Identity::of(&before) {
+    let opened = hold(File::open(path).map_err(refused)?, path)?;
+    if opened.identity != Identity::of(&before) {
         return Err(Error::new(crate::error::Kind::Io, format!("{name} changed while it was opened")));
     }
+    Ok(opened)
+}
+
+/// Maps an open file, which has to be a regular one.
+fn hold(file: File, path: &Path) -> Result<Opened> {
+    let refused = |e| Error::io(format!("cannot open {}", path.display()), &e);
+    let metadata = file.metadata().map_err(refused)?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "a directory" } else { "not a regular file" };
+        return Err(Error::invalid(format!("{} is {what}", path.display())));
+    }
     let bytes = map(&file).map_err(refused)?;
-    Ok(Opened { bytes, metadata, identity })
+    Ok(Opened { bytes, file, identity: Identity::of(&metadata), metadata })
+}
+
+/// Opens a regular file below `base` by plain names, none of which may be a symbolic link: every step starts from the
+/// open directory before it, so that nothing can be swapped in between.
+///
+/// # Errors
+/// As [`open`].
+#[cfg(unix)]
+pub(super) fn open_below(base: &Path, relative: &Path) -> Result<Opened> {
+    use rustix::fs::{Mode, OFlags, openat};
+    let path = base.join(relative);
+    let refused = |e: rustix::io::Errno| Error::io(format!("cannot open {}", path.display()), &e.into());
+    let here = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(base, here | OFlags::DIRECTORY, Mode::empty()).map_err(refused)?;
+    let mut names = relative.iter().peekable();
+    while let Some(name) = names.next() {
+        // opening a FIFO must not wait for a writer
+        let kind = if names.peek().is_some() { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
+        at = openat(&at, name, here | OFlags::NOFOLLOW | kind, Mode::empty()).map_err(refused)?;
+    }
+    hold(File::from(at), &path)
+}
+
+#[cfg(not(unix))]
+pub(super) fn open_below(base: &Path, relative: &Path) -> Result<Opened> {
+    open(&base.join(relative))
 }
 
 /// Maps a whole file, which may be empty.

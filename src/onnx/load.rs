@@ -1,23 +1,29 @@
 //! Opening a model: map, scan, decode, find every weight.
 
 use super::external::{DataFile, DataFiles, Entry};
-use super::files::{self, Opened};
-use super::import::weight_name;
+use super::files::{self, Identity, Opened};
+use super::import::{refuse_nan, weight_name};
+use super::journal;
 use super::proto::{AttributeType, DataLocation, ModelProto, NodeProto, TensorProto};
 use super::scan::{Found, Place, scan};
 use super::values::{self, byte_length, count, shape};
 use super::weights::{self, Storage, Weight};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::graph::Stored;
+use crate::memory;
 use crate::tensor::{Array, DType};
 use bytes::Bytes;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What protobuf itself allows; other readers refuse larger files.
 const MAX_MODEL: u64 = (1 << 31) - 1;
+
+/// Tensors of at least so many elements may stay in their file.
+const STORED_ELEMENTS: usize = 1 << 20;
 
 /// An ONNX model: its bytes as they are in the file, the decoded messages over them, and its weights.
 pub struct Model {
@@ -59,7 +65,14 @@ impl Model {
         let path = path.as_ref();
         let opened = files::open(path)?;
         let bytes = opened.bytes.clone();
-        Self::build(path.to_path_buf(), bytes, Some(opened)).map_err(|e| e.at(path.display()))
+        let build = || {
+            journal::check(path)?;
+            let model = Self::build(path.to_path_buf(), bytes, Some(opened))?;
+            model.check_unchanged()?;
+            journal::check(path)?;
+            Ok(model)
+        };
+        build().map_err(|e: Error| e.at(path.display()))
     }
 
     /// A model in memory; `name` stands for it in messages. External data is refused.
@@ -79,6 +92,29 @@ impl Model {
         let mut model = Self { path, bytes, opened, proto, opsets, weights, by_name, data, spans };
         model.collect(&found)?;
         Ok(model)
+    }
+
+    /// Looks at the files again: all of them must still be those that were opened, so that no other run replaced
+    /// some of them in between.
+    ///
+    /// # Errors
+    /// `Io`, naming the file.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let model = self.opened.as_ref().map(|o| (self.path.as_path(), o));
+        for (path, opened) in model.into_iter().chain(self.data.files.iter().map(|f| (f.real.as_path(), &f.opened))) {
+            if path.metadata().ok().map(|m| Identity::of(&m)).as_ref() != Some(&opened.identity) {
+                return Err(Error::new(Kind::Io, format!("{} changed since it was opened", path.display())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps other runs from changing the model in place, as long as it is open here.
+    ///
+    /// # Errors
+    /// `Invalid` when another run has it.
+    pub fn lock(&self) -> Result<()> {
+        self.opened.as_ref().map_or(Ok(()), |o| crate::files::lock(&o.file, &self.path))
     }
 
     /// The decoded messages; `raw_data` points into [`bytes`](Self::bytes).
@@ -127,6 +163,8 @@ impl Model {
     /// # Errors
     /// As [`tensor_to_array`](super::tensor_to_array).
     pub fn array(&self, tensor: &TensorProto) -> Result<(Array, DType)> {
+        let n = u64::try_from(count(&shape(tensor)?)?).unwrap_or(u64::MAX);
+        memory::check(n.saturating_mul(8), format_args!("reading '{}'", tensor.name()))?;
         if tensor.data_location() != i32::from(DataLocation::External) {
             return values::decode(tensor, None);
         }
@@ -134,6 +172,32 @@ impl Model {
         let file = self.data.find(entry.location)?;
         let range = external_range(tensor, &entry, self.source(Some(file))?.len())?;
         values::decode(tensor, self.source(Some(file))?.get(range))
+    }
+
+    /// A large float tensor of this model as one that stays in its file; `None` for all others.
+    ///
+    /// # Errors
+    /// When it does not lie where it should. Its elements are looked at when they are read.
+    pub fn stored(&self, tensor: &TensorProto) -> Result<Option<Stored>> {
+        let large = count(&shape(tensor)?)? >= STORED_ELEMENTS;
+        if !large || Storage::from_onnx(tensor.data_type()).is_none() {
+            return Ok(None);
+        }
+        let external = if tensor.data_location() == i32::from(DataLocation::External) {
+            let entry = Entry::parse(&tensor.external_data)?;
+            let file = self.data.find(entry.location)?;
+            let range = external_range(tensor, &entry, self.source(Some(file))?.len())?;
+            self.data.files.get(file).map(|f| f.bytes().slice(range))
+        } else {
+            None
+        };
+        // the bytes are shared with the map, not copied
+        let tensor = tensor.clone();
+        Ok(Some(Stored::new(move || {
+            let (data, _) = values::decode(&tensor, external.as_deref())?;
+            refuse_nan(tensor.name(), &data)?;
+            Ok(data)
+        })))
     }
 
     /// The bytes of a data file, or of the model.
@@ -144,6 +208,11 @@ impl Model {
     }
 
     fn collect(&mut self, found: &[Found]) -> Result<()> {
+        let initializers = self.proto.graph.iter().flat_map(|g| &g.initializer);
+        let mut names = HashSet::new();
+        if let Some(t) = initializers.filter(|t| !t.name().is_empty()).find(|t| !names.insert(t.name())) {
+            return Err(Error::format(format!("two tensors are named '{}'", t.name())));
+        }
         for f in found {
             let span = if f.external { Some(self.resolve(f).map_err(|e| e.at(&f.path))?) } else { None };
             let weight = self.weight(f, span).map_err(|e| e.at(&f.path))?;
@@ -171,7 +240,10 @@ impl Model {
         }
         let range = external_range(&tensor, &entry, data.len()).map_err(|e| e.at(entry.location))?;
         let span = self.spans.len();
-        let (path, checksum) = (found.path.clone(), entry.checksum);
+        if let Some(sum) = &entry.checksum {
+            data.check(sum).map_err(|e| e.at(entry.location))?;
+        }
+        let (path, checksum) = (found.path.clone(), entry.checksum.is_some());
         self.spans.push(ExternalSpan { path, file, range: range.clone(), checksum });
         Ok((file, range, span))
     }

@@ -3,25 +3,28 @@
 //! Every output file is written beside its final name under a temporary one, compared with its source
 //! byte by byte, flushed to disk and only then renamed, data files before the model. What this promises:
 //!
-//! * Until the first rename nothing but temporary files (`.onnx-unlearn-*.tmp`) exists; an error removes them.
+//! * Until the first rename nothing but temporary files (`.onnx-unlearn-*`) exists; an error or an interruption
+//!   removes them, and after a kill the next run that writes there does.
 //! * When one file changes, which is every model without external data, the rename makes the change atomic:
 //!   at any crash the old or the new file is there, complete.
-//! * When several files change in place, each of them is replaced atomically but not all at once: a crash
-//!   between two renames leaves some weights old and others new. The window is the renames alone.
+//! * When several files change, a journal decides the change before the first rename: after a crash between two
+//!   renames the model does not open here until [`recover`](super::recover) has carried out the rest.
+//! * In place, the model is locked, and files that another program replaced meanwhile are left alone.
 
 use super::files;
+use super::journal;
 use super::load::{ExternalSpan, Model};
 use super::run::Run;
 use super::target::{self, Output};
 use super::weights::{Place, Storage, Weight};
 use crate::error::{Error, Result};
+use crate::files::Temporary;
 use crate::tensor::{Array, DType};
 use half::{bf16, f16};
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Cursor, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// Elements handled at a time; bounds memory whatever the size of a weight.
 const CHUNK: usize = 1 << 16;
@@ -76,8 +79,8 @@ pub struct PatchedWeight {
 /// # Errors
 /// `Invalid` for values of another shape, values too large for the stored type, weights named twice, and targets
 /// as above; `Unsupported` for weights that are not patchable, overlap another tensor, or lie in a file with
-/// a checksum; `Io` when writing fails. After an error every file is as it was, but for a failing rename
-/// among several in place.
+/// a checksum; `Io` when writing fails. After an error every file is as it was; should a rename fail after another,
+/// the journal stands.
 pub fn patch(
     model: &Model,
     changes: &[(usize, Array)],
@@ -86,21 +89,54 @@ pub fn patch(
 ) -> Result<PatchReport> {
     let jobs = plan(model, changes)?;
     let touched = jobs.iter().map(|j| j.weight.data_file()).collect();
-    let mut outputs = target::outputs(model, &touched, target.as_ref(), options)?;
+    let target = target.as_ref();
+    let outputs = target::outputs(model, &touched, target, options)?;
+    if options.in_place {
+        model.lock()?;
+    }
+    journal::check(target).map_err(|e| e.at(target.display()))?;
+    outputs.sweep();
+    let mut report = report_of(&jobs);
+    let mut temps = Vec::with_capacity(outputs.list.len());
+    for output in &outputs.list {
+        let here: Vec<_> =
+            jobs.iter().zip(&mut report.weights).filter(|(j, _)| j.weight.data_file() == output.file).collect();
+        let temp = outputs.temporary(output).map_err(|e| unwritable(&output.path, &e))?;
+        temps.push(write(model.source(output.file)?, output, temp, here)?);
+    }
+    report.files = outputs.commit(temps, model, target)?;
+    Ok(report)
+}
+
+/// The model's bytes with new values for some weights, none of which may lie in a data file.
+///
+/// # Errors
+/// As [`patch`], and `Invalid` for a weight in a data file.
+pub fn patch_to_bytes(model: &Model, changes: &[(usize, Array)]) -> Result<(Vec<u8>, PatchReport)> {
+    let jobs = plan(model, changes)?;
+    if let Some(job) = jobs.iter().find(|j| j.weight.data_file().is_some()) {
+        return Err(Error::invalid(format!("weight '{}' lies in a data file, not in the model", job.weight.name)));
+    }
+    let mut report = report_of(&jobs);
+    let source = model.source(None)?;
+    let mut bytes = Cursor::new(source.to_vec());
+    let mut here: Vec<_> = jobs.iter().zip(&mut report.weights).collect();
+    for (job, done) in &mut here {
+        done.changed = splice(&mut bytes, source, job, model.path())?;
+    }
+    let bytes = bytes.into_inner();
+    verify(&bytes, source, &here)?;
+    Ok((bytes, report))
+}
+
+fn report_of(jobs: &[Job<'_>]) -> PatchReport {
     let mut report = PatchReport::default();
-    for job in &jobs {
+    for job in jobs {
         let (name, elements) = (job.weight.name.clone(), job.weight.elements());
         let bytes = elements.saturating_mul(job.weight.storage.width());
         report.weights.push(PatchedWeight { index: job.index, name, elements, changed: 0, bytes });
     }
-    for output in &outputs.list {
-        let here: Vec<_> =
-            jobs.iter().zip(&mut report.weights).filter(|(j, _)| j.weight.data_file() == output.file).collect();
-        let temp = write(model.source(output.file)?, output, here)?;
-        outputs.temps.push(temp);
-    }
-    report.files = outputs.commit(model)?;
-    Ok(report)
+    report
 }
 
 /// New values for one weight.
@@ -188,18 +224,23 @@ fn check_external(model: &Model, jobs: &[Job<'_>]) -> Result<()> {
 }
 
 /// Writes one output file under a temporary name and proves it right.
-fn write(source: &[u8], output: &Output, mut jobs: Vec<(&Job<'_>, &mut PatchedWeight)>) -> Result<NamedTempFile> {
+fn write(
+    source: &[u8],
+    output: &Output,
+    mut temp: Temporary,
+    mut jobs: Vec<(&Job<'_>, &mut PatchedWeight)>,
+) -> Result<Temporary> {
     let failed = |e| unwritable(&output.path, &e);
-    let mut temp = target::temporary(output).map_err(failed)?;
-    temp.write_all(source).map_err(failed)?;
+    temp.file_mut().write_all(source).map_err(failed)?;
     for (job, done) in &mut jobs {
-        done.changed = splice(&mut temp, source, job, &output.path)?;
+        done.changed = splice(temp.file_mut(), source, job, &output.path)?;
     }
     if let Some(permissions) = &output.permissions {
-        temp.as_file().set_permissions(permissions.clone()).map_err(failed)?;
+        temp.file().set_permissions(permissions.clone()).map_err(failed)?;
     }
-    verify(&temp, source, &jobs, &output.path)?;
-    temp.as_file().sync_all().map_err(failed)?;
+    let read_back = |e| Error::io(format!("cannot read back {}", output.path.display()), &e);
+    verify(&files::map(temp.file()).map_err(read_back)?, source, &jobs)?;
+    temp.file().sync_all().map_err(failed)?;
     Ok(temp)
 }
 
@@ -208,7 +249,7 @@ fn unwritable(path: &Path, cause: &std::io::Error) -> Error {
 }
 
 /// Writes the new elements of a weight over the old ones; counts those that differ.
-fn splice(file: &mut NamedTempFile, source: &[u8], job: &Job<'_>, path: &Path) -> Result<usize> {
+fn splice(file: &mut (impl Write + Seek), source: &[u8], job: &Job<'_>, path: &Path) -> Result<usize> {
     let (mut changed, mut done, width) = (0_usize, 0_usize, job.weight.storage.width());
     for run in job.weight.runs() {
         for first in (0..run.count).step_by(CHUNK) {
@@ -304,17 +345,15 @@ fn replace<const N: usize, V: Real>(
     Ok(changed)
 }
 
-/// Compares the temporary file with its source: as many elements differ as were changed, and nothing else.
-fn verify(temp: &NamedTempFile, source: &[u8], jobs: &[(&Job<'_>, &mut PatchedWeight)], path: &Path) -> Result<()> {
-    let written =
-        files::map(temp.as_file()).map_err(|e| Error::io(format!("cannot read back {}", path.display()), &e))?;
+/// Compares what was written with its source: as many elements differ as were changed, and nothing else.
+fn verify(written: &[u8], source: &[u8], jobs: &[(&Job<'_>, &mut PatchedWeight)]) -> Result<()> {
     let mut runs: Vec<(&Run, usize)> = Vec::new();
     for (job, _) in jobs {
         runs.extend(job.weight.runs().iter().map(|r| (r, job.weight.storage.width())));
     }
     runs.sort_by_key(|(r, _)| r.start);
     let expected: usize = jobs.iter().map(|(_, done)| done.changed).sum();
-    match differing(source, &written, &runs) {
+    match differing(source, written, &runs) {
         Some(n) if n == expected => Ok(()),
         Some(n) => Err(Error::internal(format!("{n} elements differ in the written file, not {expected}"))),
         None => Err(Error::internal("the written file differs outside of the changed weights")),

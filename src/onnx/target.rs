@@ -2,13 +2,15 @@
 
 use super::external::parent;
 use super::files::{self, Identity};
+use super::journal;
 use super::load::Model;
 use super::patch::PatchOptions;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::files::{self as written, Part, Temporary, existing, flush};
+use crate::interrupt::{self, Unfinished};
 use std::collections::BTreeSet;
 use std::fs::{Metadata, Permissions};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// One file to write.
 #[derive(Debug)]
@@ -21,22 +23,23 @@ pub(super) struct Output {
     replace: bool,
 }
 
-/// All files to write, data files first, and the temporary files that will become them.
+/// All files to write, data files first.
 #[derive(Debug)]
 pub(super) struct Outputs {
     pub list: Vec<Output>,
-    pub temps: Vec<NamedTempFile>,
     in_place: bool,
+    /// Stands in the names of temporary files that get their names together, different for every target.
+    mark: String,
     /// Directories made for data files; removed again unless everything succeeds.
     created: Created,
 }
 
 #[derive(Debug, Default)]
-struct Created(Vec<PathBuf>);
+struct Created(Vec<(PathBuf, Unfinished)>);
 
 impl Drop for Created {
     fn drop(&mut self) {
-        for directory in self.0.iter().rev() {
+        for (directory, _) in self.0.iter().rev() {
             // one that is no longer empty is not ours alone
             let _ = std::fs::remove_dir(directory);
         }
@@ -72,7 +75,8 @@ pub(super) fn outputs(
     if existing.as_ref().is_some_and(|found| is_data(model, found)) {
         return refuse("it is a data file of the model");
     }
-    let mut outputs = Outputs { list: vec![], temps: vec![], in_place: is_input, created: Created::default() };
+    let mark = mark(target);
+    let mut outputs = Outputs { list: vec![], in_place: is_input, mark, created: Created::default() };
     if is_input {
         if existing.as_ref().is_some_and(|found| files::links(found) > 1) {
             return refuse("it has other names (hard links), which would keep the old weights");
@@ -95,25 +99,12 @@ pub(super) fn outputs(
     Ok(outputs)
 }
 
-/// What stands at a place to be written, if anything; only a writable regular file may.
-fn existing(path: &Path) -> Result<Option<Metadata>> {
-    let found = match path.symlink_metadata() {
-        Ok(found) => found,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(format!("cannot write {}", path.display()), &e)),
-    };
-    let why = if found.is_symlink() {
-        "it is a symbolic link; name the file that it points to"
-    } else if found.is_dir() {
-        "it is a directory"
-    } else if !found.is_file() {
-        "it is not a regular file"
-    } else if found.permissions().readonly() {
-        "it is read-only"
-    } else {
-        return Ok(Some(found));
-    };
-    Err(Error::invalid(format!("cannot write {}: {why}", path.display())))
+/// Eight hexadecimal digits that the path of a target decides.
+fn mark(target: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let folder = parent(target).canonicalize().unwrap_or_else(|_| parent(target).to_path_buf());
+    let path = folder.join(target.file_name().unwrap_or_default());
+    Sha256::digest(path.as_os_str().as_encoded_bytes()).iter().take(4).map(|b| format!("{b:02x}")).collect()
 }
 
 fn is_data(model: &Model, found: &Metadata) -> bool {
@@ -167,82 +158,65 @@ impl Outputs {
                 Ok(_) => return Err(Error::invalid(format!("{} is not a directory", path.display()))),
                 Err(_) => {
                     let failed = |e| Error::io(format!("cannot make the directory {}", path.display()), &e);
-                    std::fs::create_dir(&path).map_err(failed)?;
-                    self.created.0.push(path.clone());
+                    let make = || std::fs::create_dir(&path).map(|()| path.clone());
+                    self.created.0.push(Unfinished::make(make, PathBuf::as_path).map_err(failed)?);
                 }
             }
         }
         Ok(location.file_name().map_or(path.clone(), |name| path.join(name)))
     }
 
-    /// Renames every temporary file to its final name, data files first, and flushes the directories.
-    ///
-    /// When a rename fails, files that the earlier ones made are removed again; files that they replaced
-    /// cannot be brought back, which only concerns several files in place.
-    pub(super) fn commit(mut self, model: &Model) -> Result<Vec<PathBuf>> {
-        if self.in_place {
-            self.check_unchanged(model)?;
+    /// Removes what killed runs left beside the outputs.
+    pub(super) fn sweep(&self) {
+        for directory in self.list.iter().map(|o| parent(&o.path)).collect::<BTreeSet<_>>() {
+            written::sweep(directory, Part::Alone);
+            written::sweep(directory, Part::Together(&self.mark));
         }
-        let (mut done, mut made): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
-        for (temp, output) in std::mem::take(&mut self.temps).into_iter().zip(&self.list) {
-            let is_new = output.path.symlink_metadata().is_err();
-            let renamed =
-                if output.replace { temp.persist(&output.path) } else { temp.persist_noclobber(&output.path) };
-            if let Err(e) = renamed {
-                for path in &made {
-                    let _ = std::fs::remove_file(path);
-                }
-                return Err(Error::io(format!("cannot write {}", output.path.display()), &e.error));
+    }
+
+    /// The temporary file beside an output: private until it gets the permissions of its source, or at once those of
+    /// any new file when there is none.
+    pub(super) fn temporary(&self, output: &Output) -> std::io::Result<Temporary> {
+        let part = if self.list.len() > 1 { Part::Together(&self.mark) } else { Part::Alone };
+        Temporary::beside(&output.path, part, output.permissions.is_some())
+    }
+
+    /// Gives every temporary file its final name, data files first, and flushes the directories.
+    ///
+    /// Several files are written down in a journal before the first gets its name. When a rename fails that the
+    /// journal cannot help, since no file has its name yet, everything is as it was.
+    pub(super) fn commit(mut self, temps: Vec<Temporary>, model: &Model, target: &Path) -> Result<Vec<PathBuf>> {
+        let _held = interrupt::hold();
+        if self.in_place {
+            model.check_unchanged()?;
+        }
+        for output in &self.list {
+            let taken = existing(&output.path)?.is_some();
+            if taken && !output.replace {
+                return Err(Error::invalid(format!("cannot write {}: it exists by now", output.path.display())));
             }
-            if is_new {
-                made.push(output.path.clone());
+        }
+        let renames = || temps.iter().map(Temporary::path).zip(self.list.iter().map(|o| o.path.as_path()));
+        let standing = if temps.len() > 1 { Some(journal::begin(target, renames())?) } else { None };
+        let mut done = Vec::new();
+        let mut left = temps.into_iter().zip(&self.list);
+        while let Some((temp, output)) = left.next() {
+            if let Err((e, temp)) = temp.persist(&output.path, output.replace) {
+                match standing {
+                    Some(journal) if done.is_empty() => journal.end()?,
+                    // some have their names: the journal stands, and with it all that it speaks of
+                    Some(_) => std::iter::once(temp).chain(left.map(|(t, _)| t)).for_each(Temporary::leave),
+                    None => {}
+                }
+                return Err(Error::io(format!("cannot write {}", output.path.display()), &e));
             }
             done.push(output.path.clone());
         }
         self.created.0.clear();
-        for directory in done.iter().map(|p| parent(p)).collect::<BTreeSet<_>>() {
-            flush(directory);
+        done.iter().map(|p| parent(p)).collect::<BTreeSet<_>>().into_iter().for_each(flush);
+        if let Some(journal) = standing {
+            journal.end()?;
         }
         Ok(done)
     }
-
-    /// Refuses to replace a file that someone else wrote in the meantime.
-    fn check_unchanged(&self, model: &Model) -> Result<()> {
-        for output in &self.list {
-            let opened = match output.file {
-                None => model.opened.as_ref(),
-                Some(i) => model.data_files().get(i).map(|f| &f.opened),
-            };
-            let now = output.path.metadata().ok().map(|m| Identity::of(&m));
-            if now.as_ref() != opened.map(|o| &o.identity) {
-                return Err(Error::new(Kind::Io, format!("{} changed since it was opened", output.path.display())));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A temporary file beside an output, recognisable by its name should this process be killed.
-///
-/// It is private until it gets the permissions of its source, or at once those of any new file when there is none.
-pub(super) fn temporary(output: &Output) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".onnx-unlearn-").suffix(".tmp");
-    #[cfg(unix)]
-    if output.permissions.is_none() {
-        // the umask is taken off this
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    }
-    builder.tempfile_in(parent(&output.path))
-}
-
-/// Makes renames in a directory durable. The renames stand already, so a file system that cannot flush a
-/// directory is no reason to fail.
-fn flush(directory: &Path) {
-    #[cfg(unix)]
-    if let Ok(directory) = std::fs::File::open(directory) {
-        let _ = directory.sync_all();
-    }
-    #[cfg(not(unix))]
-    let _ = directory;
 }

@@ -260,12 +260,15 @@ impl Op for Not {
     }
 }
 
-/// Inference only: `y = x`, and nothing is masked. Training mode is refused.
+/// Inference only: `y = x`, and nothing is masked. Training mode is refused, unless nothing is dropped in it: exporters
+/// write it with a ratio of 0 where a model calls the function with its own defaults (Swin).
 struct Dropout;
 
 impl Dropout {
     fn refuse_training(n: &NodeView) -> Result<()> {
-        if n.optional(2).is_some() && n.constant(2)?.to_f64().first() != Some(&0.0) {
+        let training = n.optional(2).is_some() && n.constant(2)?.to_f64().first() != Some(&0.0);
+        let drops = n.optional(1).is_none() || n.constant(1)?.to_f64().first() != Some(&0.0);
+        if training && drops {
             return Err(Error::unsupported("training_mode = true is not supported: it would draw at random"));
         }
         Ok(())
@@ -314,11 +317,12 @@ impl Op for Dropout {
         Ok(Kernel::many(steps))
     }
     fn cases(&self) -> Vec<Case> {
-        let ratio = || Arg::Const(Array::full(&[], 0.3f32), DType::F32);
-        let training = Arg::Const(Array::full(&[], false), DType::Bool);
+        let ratio = |v: f32| Arg::Const(Array::full(&[], v), DType::F32);
+        let training = |v: bool| Arg::Const(Array::full(&[], v), DType::Bool);
         vec![
             Case::new("Dropout", &[&[3, 4]]),
-            Case::new("Dropout with mask", &[&[3, 4]]).arg(ratio()).arg(training).outputs(&[true, true]),
+            Case::new("Dropout with mask", &[&[3, 4]]).arg(ratio(0.3)).arg(training(false)).outputs(&[true, true]),
+            Case::new("Dropout of nothing", &[&[3, 4]]).arg(ratio(0.0)).arg(training(true)),
         ]
     }
     fn import(

@@ -83,6 +83,9 @@ impl Spec {
                 self.inputs.0, self.inputs.1
             )));
         }
+        if wanted.is_empty() {
+            return Err(Error::format("it names no output"));
+        }
         if wanted.len() > self.outputs.1 {
             return Err(Error::format(format!("{} outputs named, it has {} at most", wanted.len(), self.outputs.1)));
         }

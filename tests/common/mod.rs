@@ -1,6 +1,8 @@
 //! What the tests share: graphs made of one op's case, and how arrays are compared.
 #![allow(dead_code)]
 
+pub mod reference;
+
 use onnx_unlearn::Result;
 use onnx_unlearn::autodiff::{Samples, backward};
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions};

@@ -95,11 +95,16 @@ impl Places<'_> {
         match &value.source {
             Source::Node { .. } => self.slots.of_root[root].map(Place::Slot).ok_or_else(unknown),
             Source::Input => self.inputs.get(&root).copied().map(Place::Feed).ok_or_else(unknown),
-            Source::Const(a) | Source::Weight(a) => {
+            Source::Const(_) | Source::Weight(_) | Source::Stored(_) => {
                 if let Some(&i) = self.fixed_of.get(&root) {
                     return Ok(Place::Fixed(i));
                 }
-                let i = self.upload(a).map_err(|e| e.at(format!("value {}", self.graph.label(id))))?;
+                let i = match &value.source {
+                    Source::Stored(elements) => self.upload(&elements.read()?),
+                    Source::Const(a) | Source::Weight(a) => self.upload(a),
+                    _ => Err(unknown()),
+                };
+                let i = i.map_err(|e| e.at(format!("value {}", self.graph.label(id))))?;
                 self.fixed_of.insert(root, i);
                 Ok(Place::Fixed(i))
             }

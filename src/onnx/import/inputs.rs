@@ -135,11 +135,15 @@ fn own<'m>(
 /// The model's inputs with the axes of their samples, and the number of samples where the model fixes it.
 fn placed<'m>(
     graph: &'m GraphProto,
-    needed: &Needed,
+    needed: &Needed<'m>,
     options: &ImportOptions,
 ) -> Result<(Vec<Input<'m>>, Option<usize>)> {
     let mut inputs = own(graph, needed, options).map(Input::of).collect::<Result<Vec<_>>>()?;
     if inputs.is_empty() {
+        // a link that is broken on the way is the better reason
+        if let Some(name) = needed.missing(graph) {
+            return Err(Error::format(format!("value '{name}' is used before any node or initializer gives it")));
+        }
         return Err(Error::unsupported("the model has no input"));
     }
     check_names(&inputs, options)?;

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod functions;
+mod glob;
 mod inputs;
 mod needed;
 mod obstacles;
@@ -15,11 +16,13 @@ pub use obstacles::{obstacles, obstacles_of};
 pub use training::Training;
 
 use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use super::values::shape;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Attr, Graph, OPSET, ValueId};
+use crate::graph::{Attr, Graph, OPSET, Stored, ValueId};
 use crate::ops::{self, Op};
-use crate::tensor::{Array, DType};
+use crate::tensor::{Array, DType, TensorType};
 use functions::{Library, Scope};
+use glob::glob;
 use needed::Needed;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -56,6 +59,9 @@ pub struct ImportOptions {
     pub outputs: Wanted,
     /// Training form of BatchNormalization and Dropout; inference form when absent.
     pub training: Option<Training>,
+    /// Patterns (`*`, `?`) of the names of the weights that are differentiated and changed; all when empty. Others
+    /// are constants, and large ones stay in their file.
+    pub layers: Vec<String>,
 }
 
 impl Default for ImportOptions {
@@ -68,6 +74,7 @@ impl Default for ImportOptions {
             float: DType::F32,
             outputs: Wanted::All,
             training: None,
+            layers: Vec::new(),
         }
     }
 }
@@ -98,6 +105,22 @@ pub type ReadTensor<'a> = dyn Fn(&TensorProto) -> Result<(Array, DType)> + 'a;
 /// [`Kind::Unsupported`] with one message that names every obstacle; [`Kind::Format`] when the graph is
 /// not well formed; [`Kind::Invalid`] when an extent is left open.
 pub fn import(model: &ModelProto, read: &ReadTensor, options: &ImportOptions) -> Result<Imported> {
+    import_stored(model, read, &|_| Ok(None), options)
+}
+
+/// Large tensors that stay in their file; `None` for all others.
+pub type StoredTensor<'a> = dyn Fn(&TensorProto) -> Result<Option<Stored>> + 'a;
+
+/// As [`import()`], where tensors that are not to change may stay in their file.
+///
+/// # Errors
+/// As [`import()`].
+pub fn import_stored(
+    model: &ModelProto,
+    read: &ReadTensor,
+    stored: &StoredTensor,
+    options: &ImportOptions,
+) -> Result<Imported> {
     let graph = model.graph.as_ref().ok_or_else(|| Error::format("the model holds no graph"))?;
     let obstacles = obstacles_of(model, &options.outputs);
     if !obstacles.is_empty() {
@@ -119,6 +142,8 @@ pub fn import(model: &ModelProto, read: &ReadTensor, options: &ImportOptions) ->
         masks: Vec::new(),
         batch_statistics: Vec::new(),
         read,
+        stored,
+        layers: &options.layers,
     };
     import.g.opset = library.newest_opset(opset(model)?).max(OPSET);
     let fixed = import.inputs(graph, &needed, options)?;
@@ -205,6 +230,9 @@ struct Import<'a> {
     masks: Vec<ValueId>,
     batch_statistics: Vec<String>,
     read: &'a ReadTensor<'a>,
+    stored: &'a StoredTensor<'a>,
+    /// Patterns of the names of weights; empty for all.
+    layers: &'a [String],
 }
 
 impl Import<'_> {
@@ -213,6 +241,15 @@ impl Import<'_> {
     }
 
     fn initializer(&mut self, t: &TensorProto) -> Result<()> {
+        if !self.is_chosen(t.name())
+            && let Some(elements) = (self.stored)(t).map_err(|e| e.at(format!("initializer '{}'", t.name())))?
+            && let Some(dtype) = DType::from_onnx(t.data_type())
+        {
+            let (float, ty) = (self.float, TensorType::new(self.precision(dtype), shape(t)?));
+            let elements = Stored::new(move || Ok(elements.read()?.to_float(float)));
+            let id = self.g.stored(t.name(), ty, elements);
+            return self.define(t.name(), id);
+        }
         let (data, dtype) = (self.read)(t).map_err(|e| e.at(format!("initializer '{}'", t.name())))?;
         let trainable = dtype.is_float() && !data.shape().is_empty() && !self.is_frozen(t.name());
         self.tensor(t.name(), data, dtype, trainable)
@@ -220,9 +257,8 @@ impl Import<'_> {
 
     /// Adds a tensor of the model as a weight or as a constant.
     fn tensor(&mut self, name: &str, data: Array, dtype: DType, trainable: bool) -> Result<()> {
-        if dtype.is_float() && data.to_f64().iter().any(|v| v.is_nan()) {
-            return Err(Error::invalid(format!("tensor '{name}' holds NaN")));
-        }
+        refuse_nan(name, &data)?;
+        let trainable = trainable && self.is_chosen(name);
         let data = data.to_float(self.float);
         // infinities mark masks, which are no weights
         let id = if trainable && !data.is_empty() && data.is_finite() {
@@ -231,6 +267,11 @@ impl Import<'_> {
             self.g.constant_as(data, self.precision(dtype))
         };
         self.define(name, id)
+    }
+
+    /// Whether a weight of that name is one of those that are asked for.
+    fn is_chosen(&self, name: &str) -> bool {
+        self.layers.is_empty() || self.layers.iter().any(|p| glob(p, name))
     }
 
     /// The weight of that name, which a second call of its function shares.
@@ -318,6 +359,16 @@ impl Import<'_> {
             _ => id,
         }
     }
+}
+
+/// Weights are numbers.
+pub(super) fn refuse_nan(name: &str, data: &Array) -> Result<()> {
+    let nan = match data {
+        Array::F32(a) => a.iter().any(|v| v.is_nan()),
+        Array::F64(a) => a.iter().any(|v| v.is_nan()),
+        _ => false,
+    };
+    if nan { Err(Error::invalid(format!("tensor '{name}' holds NaN"))) } else { Ok(()) }
 }
 
 /// The graph in an attribute of a node.

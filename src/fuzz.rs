@@ -1,0 +1,89 @@
+//! One function per reader of strangers' bytes, for fuzzers and property tests. Each returns normally for every
+//! input; what must never happen is a panic, a hang, memory out of proportion, or a broken promise, which panics.
+#![allow(clippy::panic, reason = "a broken promise is what a fuzzer looks for")]
+
+use crate::autodiff::gradient::{Mode, gradient_graph};
+use crate::classifier::{Classifier, ClassifierOptions};
+use crate::fisher::store;
+use crate::inputs::{Expected, Options, npz};
+use crate::onnx::{ImportOptions, Model, import, patch_to_bytes};
+use crate::tensor::{Array, DType, TensorType};
+use std::io::Cursor;
+
+/// A name and what one input is given to.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] =
+    [("load", load), ("import", import_and_fold), ("patch", patch), ("npz", read_npz), ("safetensors", read_fisher)];
+
+/// Scans and decodes a model and reads every weight.
+pub fn load(bytes: &[u8]) {
+    let Ok(model) = Model::from_bytes("fuzz", bytes.to_vec()) else { return };
+    for w in model.weights() {
+        if let Ok(a) = model.read(w) {
+            assert_eq!(a.shape(), w.shape(), "{} reads in another shape", w.name());
+        }
+    }
+}
+
+/// Imports a model, which infers every shape and folds what is constant, and builds its Fisher graph.
+pub fn import_and_fold(bytes: &[u8]) {
+    let Ok(model) = Model::from_bytes("fuzz", bytes.to_vec()) else { return };
+    let options = ImportOptions { batch: 2, ..ImportOptions::default() };
+    let bound = import(model.proto(), &|t| model.array(t), &options);
+    if let Ok(bound) = bound {
+        // refusals are fine, panics are not
+        drop(gradient_graph(&bound.graph, &bound.weights, None, Mode::Fisher { sets: 1 }));
+    }
+    drop(Classifier::from_model(model, ClassifierOptions::default()));
+}
+
+/// Changes every weight of a model and holds the result to what [`crate::onnx::patch`] promises.
+pub fn patch(bytes: &[u8]) {
+    let Ok(model) = Model::from_bytes("fuzz", bytes.to_vec()) else { return };
+    let mut changes = Vec::new();
+    let mut may_change = vec![false; bytes.len()];
+    for (i, w) in model.weights().iter().enumerate().filter(|(_, w)| w.is_patchable()) {
+        changes.push((i, Array::full_float(w.storage().dtype(), w.shape(), 0.75)));
+        for r in w.runs() {
+            for k in 0..r.count {
+                let at = r.start + k * r.step;
+                may_change[at..at + w.storage().width()].fill(true);
+            }
+        }
+    }
+    let Ok((written, report)) = patch_to_bytes(&model, &changes) else { return };
+    assert_eq!(written.len(), bytes.len(), "the length changed");
+    let strayed = (0..bytes.len()).find(|&i| written[i] != bytes[i] && !may_change[i]);
+    assert_eq!(strayed, None, "a byte outside of the weights changed");
+    assert_eq!(report.weights.len(), changes.len());
+    let after = Model::from_bytes("fuzz", written).unwrap_or_else(|e| panic!("the result does not open: {e}"));
+    for (i, values) in &changes {
+        let w = &after.weights()[*i];
+        let read = after.read(w).unwrap_or_else(|e| panic!("{}: {e}", w.name()));
+        assert_eq!(&read, values, "{} does not hold what was written", w.name());
+    }
+}
+
+/// Reads labelled inputs for a model of two inputs.
+pub fn read_npz(bytes: &[u8]) {
+    let mut expected = Expected::new(TensorType::new(DType::F32, [2, 3]), 4);
+    expected.extra.insert("mask".to_owned(), TensorType::new(DType::Bool, [3]));
+    let plain = Expected::new(TensorType::new(DType::I64, [3]), 4);
+    for expected in [expected, plain] {
+        let length = bytes.len() as u64;
+        if let Ok(data) = npz::load_from(Cursor::new(bytes), length, &expected, &Options::default()) {
+            data.check(&expected).unwrap_or_else(|e| panic!("accepted and unsuitable: {e}"));
+        }
+    }
+}
+
+/// Reads a Fisher file.
+pub fn read_fisher(bytes: &[u8]) {
+    if let Ok(kept) = store::read(bytes) {
+        for (name, a) in &kept.tensors {
+            assert!(a.is_finite() && a.to_f64().iter().all(|v| *v >= 0.0), "{name} is no Fisher");
+        }
+    }
+}
