@@ -189,7 +189,7 @@ macro_rules! zoo {
 zoo! {
     alexnet vgg11_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 mobilenet_v2 mobilenet_v3_small mnasnet1_0
     efficientnet_b0 efficientnet_v2_s regnet_y_400mf shufflenet_v2 squeezenet1_0 densenet121 googlenet inception_v3
-    convnext_tiny vit_b_16 maxvit_t bert distilbert tied_embedding two_branches
+    convnext_tiny vit_b_16 swin_t maxvit_t bert distilbert tied_embedding two_branches
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn samples_run_together() {
 /// A batch of N equals N singles.
 #[test]
 fn a_batch_equals_single_samples() {
-    for name in ["mobilenet_v3_small", "shufflenet_v2", "maxvit_t", "bert", "tied_embedding"] {
+    for name in ["mobilenet_v3_small", "shufflenet_v2", "swin_t", "maxvit_t", "bert", "tied_embedding"] {
         let m = Model::open(name);
         for mode in MODES {
             let together = m.gradients(m.data.len(), DType::F64, mode);
