@@ -128,8 +128,12 @@ fn own<'m>(
     options: &ImportOptions,
 ) -> impl Iterator<Item = &'m ValueInfoProto> {
     let given: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-    let all = options.outputs == Wanted::All;
-    graph.input.iter().filter(move |i| !given.contains(i.name()) && (all || needed.reads(i.name())))
+    let mut inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !given.contains(i.name())).collect();
+    // an answer that reads none of them has a broken link on its way, which is the better reason
+    if options.outputs != Wanted::All && inputs.iter().any(|i| needed.reads(i.name())) {
+        inputs.retain(|i| needed.reads(i.name()));
+    }
+    inputs.into_iter()
 }
 
 /// The model's inputs with the axes of their samples, and the number of samples where the model fixes it.
@@ -140,10 +144,6 @@ fn placed<'m>(
 ) -> Result<(Vec<Input<'m>>, Option<usize>)> {
     let mut inputs = own(graph, needed, options).map(Input::of).collect::<Result<Vec<_>>>()?;
     if inputs.is_empty() {
-        // a link that is broken on the way is the better reason
-        if let Some(name) = needed.missing(graph) {
-            return Err(Error::format(format!("value '{name}' is used before any node or initializer gives it")));
-        }
         return Err(Error::unsupported("the model has no input"));
     }
     check_names(&inputs, options)?;
