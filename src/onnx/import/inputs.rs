@@ -144,6 +144,10 @@ fn placed<'m>(
 ) -> Result<(Vec<Input<'m>>, Option<usize>)> {
     let mut inputs = own(graph, needed, options).map(Input::of).collect::<Result<Vec<_>>>()?;
     if inputs.is_empty() {
+        // what would have been read from one is the better reason
+        if let Some(name) = needed.missing(graph) {
+            return Err(Error::format(format!("value '{name}' is used before any node or initializer gives it")));
+        }
         return Err(Error::unsupported("the model has no input"));
     }
     check_names(&inputs, options)?;

@@ -42,6 +42,16 @@ impl<'m> Needed<'m> {
         Ok(Self { nodes, outputs, read })
     }
 
+    /// The first value that a needed node or output reads and that nothing in the model gives.
+    pub(super) fn missing(&self, graph: &'m GraphProto) -> Option<&'m str> {
+        let made = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
+        let held = graph.initializer.iter().map(|t| t.name());
+        let given: HashSet<&str> = made.chain(held).chain(graph.input.iter().map(|i| i.name())).collect();
+        let nodes = self.nodes.iter().filter_map(|&i| graph.node.get(i));
+        let read = nodes.flat_map(|n| &n.input).map(String::as_str).chain(self.outputs.iter().map(|o| o.1));
+        read.into_iter().find(|name| !name.is_empty() && !given.contains(name))
+    }
+
     /// True when a needed node or output reads the value of that name.
     pub(super) fn reads(&self, name: &str) -> bool {
         self.read.contains(name)
