@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks full-size classifiers against PyTorch, with time and memory: bash tests/full_size.sh [MODEL…] [--engines cpu,ort,wgpu]
+# Checks full-size classifiers against PyTorch, with time and memory: bash tests/full_size.sh [MODEL…] [--engines cpu,ort,wgpu,cpu64]
 #
 # Not part of the tests that run on every change: it needs PyTorch and some minutes per model. TORCH_PYTHON names a
 # Python with torch 1.13, torchvision 0.14, onnx, and for bert and distilbert transformers (default: /usr/bin/python3,

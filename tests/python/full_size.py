@@ -6,7 +6,11 @@ inputs. `gradients --mode sum` writes a graph that stock ONNX Runtime then runs;
 Python with torch, torchvision and onnx, and for bert and distilbert transformers; ONNX_UNLEARN_PYTHON names one with
 onnxruntime. Prints a row of a Markdown table per model and engine; exits with 1 where a relative error is above --limit.
 
-The error of a tensor is |found - PyTorch| / |PyTorch| in the Euclidean norm; stated is the worst over all tensors.
+The error of a tensor is |found - PyTorch| / |PyTorch| in the Euclidean norm; stated is the worst over all tensors. It
+has to be at most --limit, twice that for the Fisher. Models with a kink (ReLU, MaxPool, ...) may have ten times as much:
+of two million activations a few lie so close to it that float32 cannot tell on which side, and each moves the gradient
+of a layer of 25,000 by half a percent. That nothing but rounding is let pass is what the engine `cpu64` shows: the same
+model, its weights widened to float64, on `cpu`, whose limit is a thousandth of --limit.
 """
 
 import argparse
@@ -16,32 +20,32 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, numpy_helper
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "fixtures"))
 import zoo_models
 from zoo_reference import Mapping, export, make_inputs, make_labels, reference, settle_statistics, shake, twin, write_npz
 
+MEASURE = pathlib.Path(__file__).with_name("measure.py")
 RUN_MODEL = pathlib.Path(__file__).with_name("run_model.py")
 TEXT_LENGTH = 64
 VOCABULARY = 30522
 # a gradient below this share of the model's greatest is zero but for rounding: keys' biases under softmax
 VANISHING = 1e-9
+DTYPES = {"F32": np.float32, "F64": np.float64}
+KINKS = {"Relu", "Clip", "HardSwish", "HardSigmoid", "LeakyRelu", "MaxPool", "Max", "Min"}
 
 
-def measured(command, **kwargs):
+def measured(command):
     """Runs a command that has to succeed; its answer, seconds, and peak memory in MB."""
-    start = time.time()
-    child = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, **kwargs)
-    text = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} failed with {child.returncode}")
-    return text, time.time() - start, usage.ru_maxrss / 1024
+    with tempfile.NamedTemporaryFile("r") as report:
+        text = subprocess.run([sys.executable, MEASURE, report.name, *map(str, command)], stdout=subprocess.PIPE, check=True).stdout
+        seconds, peak = map(float, report.read().split())
+    return text, seconds, peak
 
 
 def read_safetensors(path):
@@ -50,7 +54,7 @@ def read_safetensors(path):
         header = json.loads(file.read(size))
     data = np.memmap(path, np.uint8, "r", 8 + size)
     return {
-        name: np.frombuffer(data[slice(*about["data_offsets"])], np.float32).reshape(about["shape"])
+        name: np.frombuffer(data[slice(*about["data_offsets"])], DTYPES[about["dtype"]]).reshape(about["shape"])
         for name, about in header.items() if name != "__metadata__"
     }
 
@@ -85,10 +89,39 @@ def make(name, samples, folder):
     # every sample has a class of its own: the Fisher is then the plain mean
     y = make_labels(samples, classes)
     write_npz(folder / "inputs.npz", inputs, y)
-    _, _, shaped = reference(net, mapping, inputs, y)
-    sums = {n: s for n, (s, _) in shaped.items()}
-    squares = {n: q for n, (_, q) in shaped.items()}
-    return path, inputs, y, sums, squares
+    _, _, exact = reference(net, mapping, inputs, y)
+    return path, inputs, y, [{n: pair[k] for n, pair in exact.items()} for k in range(2)]
+
+
+def widened(path):
+    """The model in float64."""
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        widen(tensor)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                widen(attribute.t)
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.DOUBLE
+    for value in [*model.graph.input, *model.graph.output]:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    del model.graph.value_info[:]
+    wide = path.with_suffix(".f64.onnx")
+    onnx.save(model, wide)
+    return wide
+
+
+def widen(tensor):
+    if tensor.data_type == TensorProto.FLOAT:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def limits(path, limit):
+    """The greatest errors of the gradients and of the Fisher in float32."""
+    kinks = KINKS & {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+    return (10 * limit, 20 * limit) if kinks else (limit, 2 * limit)
 
 
 def check_gradients(tool, path, inputs, y, sums, folder):
@@ -109,6 +142,8 @@ def check_gradients(tool, path, inputs, y, sums, folder):
 def check_fisher(tool, path, engine, squares, samples, folder):
     target = folder / "fisher.safetensors"
     target.unlink(missing_ok=True)
+    if engine == "cpu64":
+        path, engine = widened(path), "cpu"
     text, seconds, peak = measured(
         [tool, "fisher", path, "--inputs", folder / "inputs.npz", "-o", target, "--engine", engine, "--json"])
     report = json.loads(text)
@@ -120,31 +155,48 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("tool", type=pathlib.Path, help="the onnx-unlearn binary, a release build")
     args.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {' '.join(zoo_models.FULL)}")
-    args.add_argument("--engines", default="cpu,ort", help="for the Fisher; default: %(default)s")
+    args.add_argument("--engines", default="cpu,ort,cpu64", help="for the Fisher; default: %(default)s")
     args.add_argument("--samples", type=int, default=10)
-    args.add_argument("--limit", type=float, default=1e-3, help="greatest relative error; twice that for the Fisher")
+    args.add_argument("--limit", type=float, default=1e-3, help="greatest relative error; default: %(default)s")
     args = args.parse_args()
     unknown = set(args.models) - set(zoo_models.FULL)
     if unknown:
         raise SystemExit(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(zoo_models.FULL)}")
     torch.set_num_threads(os.cpu_count())
-    print("| model | what | engine | nodes | batch | seconds | peak MB | worst relative error | of |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    good = True
+    print("| model | weights | what | engine | nodes | batch | seconds | peak MB | worst relative error | of |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    missed = []
     for name in args.models or zoo_models.FULL:
-        with tempfile.TemporaryDirectory() as folder:
-            folder = pathlib.Path(folder)
-            path, inputs, y, sums, squares = make(name, args.samples, folder)
-            nodes, seconds, peak, error, where = check_gradients(args.tool, path, inputs, y, sums, folder)
-            good &= error <= args.limit
-            print(f"| {name} | gradients | ONNX Runtime | {nodes} | {args.samples} | {seconds:.1f} | {peak:.0f} | {error:.1e} | {where} |", flush=True)
-            for engine in args.engines.split(","):
-                report, seconds, peak, error, where = check_fisher(args.tool, path, engine, squares, args.samples, folder)
-                good &= error <= 2 * args.limit
-                print(f"| {name} | fisher | {engine} | | {report['batch']} | {seconds:.1f} | {peak:.0f} | {error:.1e} | {where} |", flush=True)
-                if report["one_by_one"]:
-                    print(f"{name}: samples ran one by one: {report['one_by_one']}", file=sys.stderr)
-    sys.exit(0 if good else 1)
+        try:
+            for what, error, limit in rows(args, name):
+                if not error <= limit:
+                    missed.append(f"{name}, {what}: {error:.1e}")
+        except (RuntimeError, subprocess.CalledProcessError) as e:
+            missed.append(f"{name}: {e}")
+    for line in missed:
+        print(line, file=sys.stderr)
+    sys.exit(1 if missed else 0)
 
 
-main()
+def rows(args, name):
+    """Prints the rows of a model; gives of each what it is of, its error, and the limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        path, inputs, y, (sums, squares) = make(name, args.samples, folder)
+        limit, fisher_limit = limits(path, args.limit)
+        millions = f"{sum(s.size for s in sums.values()) / 1e6:.1f} M"
+        nodes, seconds, peak, error, where = check_gradients(args.tool, path, inputs, y, sums, folder)
+        print(f"| {name} | {millions} | gradients | ONNX Runtime | {nodes} | {args.samples} | {seconds:.1f} | {peak:.0f} "
+              f"| {error:.1e} | {where} |", flush=True)
+        yield "gradients", error, limit
+        for engine in args.engines.split(","):
+            report, seconds, peak, error, where = check_fisher(args.tool, path, engine, squares, args.samples, folder)
+            print(f"| {name} | {millions} | fisher | {engine} | | {report['batch']} | {seconds:.1f} | {peak:.0f} "
+                  f"| {error:.1e} | {where} |", flush=True)
+            if report["one_by_one"]:
+                print(f"{name}: samples ran one by one: {report['one_by_one']}", file=sys.stderr)
+            yield f"fisher on {engine}", error, args.limit / 1000 if engine == "cpu64" else fisher_limit
+
+
+if __name__ == "__main__":
+    main()
