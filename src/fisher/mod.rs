@@ -8,17 +8,14 @@ pub mod store;
 
 use crate::autodiff::gradient::Mode;
 use crate::classifier::{Classifier, Weights, batch_feeds};
-use crate::engine::{Engine, Session, Tensor, plan};
+use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph, passes};
+use crate::graph::{Attrs, Batch, Graph};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, DType, TensorType};
 
 /// More samples than this never share a batch; it bounds the memory that activations take.
 const MAX_BATCH: usize = 32;
-
-/// Nor do so many that a run's values take more bytes than this, by the plan that an engine of the host follows.
-const MAX_RUN_BYTES: u64 = 3 << 29;
 
 /// Fishers of several classes are held at once only while all of them together have no more elements than this.
 const MAX_CLASS_ELEMENTS: usize = 1 << 25;
@@ -148,12 +145,7 @@ impl<'a> SquareSums<'a> {
         sets: usize,
         samples: usize,
     ) -> Result<Self> {
-        let mode = Mode::Fisher { sets };
-        let (mut gradients, mut one_by_one) = classifier.gradients_or_singles(samples.min(MAX_BATCH), mode)?;
-        let fitting = fitting_batch(&gradients.graph, MAX_RUN_BYTES);
-        if fitting < gradients.graph.batch {
-            (gradients, one_by_one) = classifier.gradients_or_singles(fitting, mode)?;
-        }
+        let (gradients, one_by_one) = classifier.gradients_or_singles(samples.min(MAX_BATCH), Mode::Fisher { sets })?;
         let mut g = gradients.graph;
         let weight_ids = g.feed_weights();
         let (mut types, mut outputs) = (Vec::new(), Vec::new());
@@ -204,14 +196,6 @@ impl<'a> SquareSums<'a> {
         let batch = self.graph.batch;
         Fisher { names: self.names, sums, sets, unused: self.unused, batch, one_by_one: self.one_by_one }
     }
-}
-
-/// The graph's own batch, or the part of it whose values take at most so many bytes in one run; at least 1. What all
-/// samples share is counted as if each had its share of it.
-fn fitting_batch(g: &Graph, most: u64) -> usize {
-    let bytes = plan::host_bytes(g, &passes::last_use(g));
-    let each = (bytes / (g.batch as u64).max(1)).max(1);
-    if bytes <= most { g.batch } else { usize::try_from(most / each).unwrap_or(usize::MAX).clamp(1, g.batch.max(1)) }
 }
 
 fn not_finite(name: &str) -> Error {
@@ -289,25 +273,5 @@ impl Fisher {
                 TensorType::new(ty.dtype, &ty.shape[1..])
             })
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_is_cut_to_what_fits() -> Result<()> {
-        let mut g = Graph::new(8);
-        let x = g.input("x", TensorType::new(DType::F32, [8, 100]), Batch::LEADING);
-        let y = g.push("Exp", &[x], Attrs::new())?;
-        let z = g.push("Neg", &[y], Attrs::new())?;
-        g.outputs = vec![z];
-        // y and z at once: 2 · 100 · 4 bytes a sample
-        assert_eq!(fitting_batch(&g, 6400), 8);
-        assert_eq!(fitting_batch(&g, 6399), 7);
-        assert_eq!(fitting_batch(&g, 2400), 3);
-        assert_eq!(fitting_batch(&g, 1), 1);
-        Ok(())
     }
 }
