@@ -1,6 +1,7 @@
 //! Forgetting: Fisher of both class sets, a rule, its strength, and what the classifier answers then.
 
 pub mod answers;
+pub mod ascent;
 mod doubt;
 pub mod rewrite;
 pub mod rules;
