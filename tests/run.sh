@@ -18,6 +18,8 @@ case "${1-}" in
         ;;
 esac
 venv=$PWD/target/test-venv
+# what builds and checks the wheel and the files around the tool
+tools=$PWD/target/tools-venv
 skipped=()
 
 say() { printf '\n== %s\n' "$*" >&2; }
@@ -69,6 +71,17 @@ has_browser() {
 # python3 with the means to make a virtual environment (Debian ships them apart).
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
+# environment FOLDER REQUIREMENTS: a virtual environment of these packages; the copy tells which are installed
+environment() {
+    if ! cmp -s "$2" "$1/requirements.txt"; then
+        say "installing $1"
+        has_python || apt_install python3 python3-venv
+        python3 -m venv --clear "$1"
+        "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$2"
+        cp "$2" "$1/requirements.txt"
+    fi
+}
+
 if [ $install = yes ]; then
     has_vulkan || {
         say "installing a software Vulkan driver"
@@ -86,14 +99,8 @@ if [ $install = yes ]; then
         say "installing chromium"
         apt_install chromium
     }
-    # the copy tells which requirements are installed
-    if ! cmp -s tests/python/requirements.txt "$venv/requirements.txt"; then
-        say "installing $venv"
-        has_python || apt_install python3 python3-venv
-        python3 -m venv --clear "$venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r tests/python/requirements.txt
-        cp tests/python/requirements.txt "$venv/"
-    fi
+    environment "$venv" tests/python/requirements.txt
+    environment "$tools" tests/python/requirements-tools.txt
     export ONNX_UNLEARN_REQUIRE_ENGINES=1
 fi
 if [ -e "$venv/requirements.txt" ]; then
@@ -131,6 +138,11 @@ tool clippy cargo clippy --locked --all-targets -- -D warnings
 tool deny cargo deny --locked check licenses bans sources
 say cargo doc
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+if [ -e "$tools/requirements.txt" ]; then
+    bash tests/pipelines.sh "$tools"
+else
+    skipped+=("the wheel, recipes and workflow files: no $tools")
+fi
 
 for what in ${skipped[@]+"${skipped[@]}"}; do
     echo "skipped: $what" >&2
