@@ -49,6 +49,9 @@ pub struct Heard {
 
 /// The browser's program, if there is one.
 fn program() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("ONNX_UNLEARN_CHROMIUM") {
+        return Some(named.into());
+    }
     let path = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();

@@ -22,7 +22,7 @@ fn a_page_says_what_was_asked_and_what_came_of_it() {
         "9 of 9",
         "fc1.weight",
         "last layer",
-        "aria-label=\"Before: class (rows) and answer (columns), labelled inputs\"",
+        "aria-label=\"Before: class (rows), answer (columns), inputs\"",
         "<span class=\"tag\">chosen</span>",
         "alt=\"input of class 7, to be forgotten\"",
         "sha256 abab",
@@ -84,4 +84,49 @@ fn an_independent_parser_finds_no_fault() {
         assert!(is_good, "{said}");
     }
     assert!(!parse(&small().replacen("</h1>", "", 1)).0, "a fault is found");
+}
+
+/// A run of the command in a folder of its own; what it left there.
+fn told(room: &std::path::Path, more: &[&str]) -> std::process::Output {
+    let (model, codes) = (common::fixture("mlp.onnx"), common::fixture("mlp.codes.npz"));
+    let args = ["forget", common::arg(&model), "--inputs", common::arg(&codes), "--class", "3", "--engine", "cpu"];
+    common::tool(args.iter().chain(more)).current_dir(room).output().unwrap()
+}
+
+#[test]
+fn the_command_writes_the_page_with_the_model() {
+    let room = tempfile::tempdir().unwrap();
+    let out = told(room.path(), &["-o", "new.onnx", "--report", "new.html"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let page = std::fs::read_to_string(room.path().join("new.html")).unwrap();
+    let sha256 = |path: &std::path::Path| {
+        use sha2::Digest;
+        let sum = sha2::Sha256::digest(std::fs::read(path).unwrap());
+        sum.iter().map(|b| format!("{b:02x}")).collect::<String>()
+    };
+    let files = [common::fixture("mlp.onnx"), common::fixture("mlp.codes.npz"), room.path().join("new.onnx")]
+        .map(|p| sha256(&p));
+    for words in
+        files.iter().map(String::as_str).chain(["class 3", "<span>--report</span> <span>new.html</span>", "cpu"])
+    {
+        assert!(page.contains(words), "{words:?} is not in the page");
+    }
+    let again = told(room.path(), &["-o", "new.onnx", "--report", "new.html"]);
+    assert!(again.status.success());
+    assert!(page == std::fs::read_to_string(room.path().join("new.html")).unwrap(), "equal runs, equal bytes");
+}
+
+#[test]
+fn without_its_page_no_model_is_written() {
+    let room = tempfile::tempdir().unwrap();
+    let refused = |report: &str, words: &str| {
+        let out = told(room.path(), &["-o", "new.onnx", "--report", report]);
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{words:?} is not in {said}");
+        assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 0, "{report}: something is left");
+    };
+    refused("new.onnx", "new.onnx");
+    refused("missing/new.html", "does not exist");
+    refused(common::arg(&common::fixture("mlp.codes.npz")), "read as well");
 }

@@ -2,6 +2,7 @@
 
 mod artefacts;
 mod options;
+mod page;
 mod report;
 
 use super::codes::{Made, SynthesisArgs};

@@ -94,7 +94,7 @@ pub enum Block {
     /// A table that is folded away on a screen, under these words.
     Folded(String, Table),
     /// A chart.
-    Chart(Chart),
+    Chart(Box<Chart>),
     /// Matrices side by side.
     Matrices(Vec<Matrix>),
     /// Pictures in rows.

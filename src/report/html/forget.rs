@@ -228,7 +228,7 @@ fn answers_section(run: &Run<'_>) -> Section {
     let caption = "Answers to the labelled inputs, class by class".to_owned();
     let table = classes::table(&all, run.classes, caption, "probability of the class", None);
     let counts = answers.map(|a| Counts::new(truth, &a, classes));
-    let (both, note) = matrices(&counts[0], &counts[1], run.classes, "labelled inputs");
+    let (both, note) = matrices(&counts[0], &counts[1], run.classes, "inputs");
     let mut blocks = vec![
         Block::Text(
             "Right means answered with the class of the input. The track runs from 0 to 100 %: a ring for the mean \
@@ -362,20 +362,21 @@ fn search_section(outcome: &Outcome) -> Section {
              forget lose theirs. Taken: {taken}.",
             if tried.len() == 1 { "1 strength was".to_owned() } else { format!("{} strengths were", tried.len()) },
         )),
-        Block::Chart(chart),
+        Block::Chart(Box::new(chart)),
         Block::Folded(format!("All {} in the order in which they were tried", tried.len()), tried_table(tried, chosen)),
     ];
     Section { id: "search", title: "The search for the strength".to_owned(), blocks }
 }
 
 fn tried_table(tried: &[Candidate], chosen: Option<usize>) -> Table {
-    let percent = |v: f64| Cell::text(format::percent(v));
+    let percent = format::percent;
     let row = |(i, c): (usize, &Candidate)| {
-        let cells = if c.finite {
-            [c.retained_probability, c.retained_answered, c.forget_probability, c.forget_answered].map(percent)
-        } else {
-            [(); 4].map(|()| Cell::text("not finite"))
+        let cell = |(probability, answered)| {
+            let note = if c.finite { format!("{} answered", percent(answered)) } else { String::new() };
+            Cell::Noted(if c.finite { percent(probability) } else { "not finite".to_owned() }, note)
         };
+        let cells = [(c.retained_probability, c.retained_answered), (c.forget_probability, c.forget_answered)];
+        let cells = cells.map(cell);
         let name = Cell::text(shown(&c.strength));
         let tag = if chosen == Some(i) { "chosen" } else { "" };
         Row::new(std::iter::once(name).chain(cells)).tagged(tag)
@@ -385,17 +386,15 @@ fn tried_table(tried: &[Candidate], chosen: Option<usize>) -> Table {
     let mut rows: Vec<Row> = tried.iter().enumerate().skip(skip).map(row).collect();
     if skip > 0 {
         let name = Cell::text(format!("{} that were tried before are not listed", format::count(skip)));
-        rows.insert(0, Row::new(std::iter::once(name).chain([(); 4].map(|()| Cell::text("")))).rest());
+        rows.insert(0, Row::new(std::iter::once(name).chain([(); 2].map(|()| Cell::text("")))).rest());
     }
     let column = |text, kind| Column { text, kind };
     Table {
-        caption: "Candidates, in % of probability and of inputs".to_owned(),
+        caption: "Candidates: mean probability and inputs answered with their class, in %".to_owned(),
         columns: vec![
             column("strength", Kind::Words),
-            column("retained: probability", Kind::Number),
-            column("retained: answered", Kind::Number),
-            column("to forget: probability", Kind::Number),
-            column("to forget: answered", Kind::Number),
+            column("retained", Kind::Number),
+            column("to forget", Kind::Number),
         ],
         rows,
     }
@@ -425,7 +424,9 @@ fn origin_section(run: &Run<'_>) -> Section {
     facts.push(Fact::new("seed", run.seed.to_string()));
     facts.push(Fact::new("version", format!("onnx-unlearn {}", env!("CARGO_PKG_VERSION"))));
     let mut blocks = vec![
-        Block::Text("Typed again with the same files, this command gives the same model.".to_owned()),
+        Block::Text(
+            "Typed again with the same files on the same engine, this command gives the same model.".to_owned(),
+        ),
         Block::Command(command_words(run.command)),
         Block::Facts(facts),
     ];

@@ -96,7 +96,7 @@ pub(super) fn matrices(
     let shown = concerned(before, after, forgotten);
     let classes = before.classes.max(after.classes);
     let all = [("Before", before), ("After", after)].map(|(when, counts)| {
-        let caption = format!("{when}: class (rows) and answer (columns), {what}");
+        let caption = format!("{when}: class (rows), answer (columns), {what}");
         matrix(caption, counts, &shown, forgotten, classes > shown.len())
     });
     let note = (classes > shown.len()).then(|| {
