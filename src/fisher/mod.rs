@@ -4,7 +4,16 @@
 //! et al., arXiv 2306.05670, equation 6; the square is per sample).
 
 mod equalise;
+mod kept;
+mod merge;
+pub mod plan;
 pub mod store;
+mod sums;
+
+pub use kept::Counting;
+pub use merge::merge;
+pub use plan::Plan;
+pub use sums::{ClassSums, Row};
 
 use crate::autodiff::gradient::Mode;
 use crate::classifier::{Classifier, Weights, batch_feeds};
