@@ -34,7 +34,7 @@ enum Command {
     Codes(codes::Command),
     Gradients(gradients::Args),
     Fisher(fisher::Args),
-    Forget(forget::Args),
+    Forget(Box<forget::Args>),
     Evaluate(evaluate::Args),
 }
 

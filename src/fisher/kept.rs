@@ -100,9 +100,9 @@ pub enum Counting {
 }
 
 /// Sums of one class that no file holds: its samples and the sum of every weight by name.
-pub(super) struct Computed {
-    pub(super) samples: usize,
-    pub(super) sums: BTreeMap<String, Vec<f64>>,
+pub(crate) struct Computed {
+    pub(crate) samples: usize,
+    pub(crate) sums: BTreeMap<String, Vec<f64>>,
 }
 
 impl Kept {
@@ -112,7 +112,9 @@ impl Kept {
     /// `Io` when it cannot be read, `Format` as [`Kept::read`].
     pub fn open(path: &Path) -> Result<Self> {
         let read = || Ok(Self { path: path.to_path_buf(), ..Self::read(open_mapped(path)?.bytes)? });
-        read().map_err(|e: Error| if e.to_string().contains(&path.display().to_string()) { e } else { e.at(path.display()) })
+        read().map_err(
+            |e: Error| if e.to_string().contains(&path.display().to_string()) { e } else { e.at(path.display()) },
+        )
     }
 
     /// Reads the bytes of a Fisher file; the sums are looked at when they are used.
@@ -126,8 +128,8 @@ impl Kept {
         let about = header.metadata().as_ref().filter(|m| m.get("format").is_some_and(|f| f == FORMAT));
         let about = about.ok_or_else(|| Error::format("is no Fisher file of this program and version"))?;
         let text = about.get("origin").ok_or_else(|| Error::format("its header does not give 'origin'"))?;
-        let origin: Origin =
-            serde_json::from_str(text).map_err(|e| Error::format(format!("its header's origin cannot be read: {e}")))?;
+        let origin: Origin = serde_json::from_str(text)
+            .map_err(|e| Error::format(format!("its header's origin cannot be read: {e}")))?;
         origin.check()?;
         let tensors: BTreeMap<_, _> = header.tensors().into_iter().collect();
         let wide = tensors.values().any(|t| t.dtype == Dtype::F64);
@@ -136,7 +138,9 @@ impl Kept {
         for (name, t) in tensors {
             if t.dtype != if wide { Dtype::F64 } else { Dtype::F32 } {
                 let other = t.dtype;
-                return Err(Error::format(format!("'{name}' holds {other:?}; a Fisher is float32 or float64 throughout")));
+                return Err(Error::format(format!(
+                    "'{name}' holds {other:?}; a Fisher is float32 or float64 throughout"
+                )));
             }
             match t.shape.split_first() {
                 Some((&rows, shape)) if rows == origin.rows.len() => layout.shapes.push(shape.to_vec()),
@@ -231,7 +235,7 @@ impl Kept {
     }
 
     /// The same, with classes that were computed besides.
-    pub(super) fn means_with(
+    pub(crate) fn means_with(
         &self,
         computed: &BTreeMap<usize, Computed>,
         names: &[String],
@@ -317,7 +321,7 @@ pub(super) fn gap(origin: &Origin) -> Option<String> {
         let at = rows.clone().fold(0, |at, r| if r.from == at { r.to } else { at });
         if at < chunks(n) {
             let next = rows.clone().find(|r| r.from > at).map_or(chunks(n), |r| r.from);
-            let (from, to) = (at * CHUNK, (next * CHUNK).min(n));
+            let (from, to) = (at * CHUNK, next.saturating_mul(CHUNK).min(n));
             let all = to - from == n;
             let part = format!("samples {from} to {} of class {class}", to - 1);
             return Some(if all { format!("class {class}") } else { part });

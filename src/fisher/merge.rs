@@ -26,9 +26,10 @@ pub fn merge(parts: &[Kept], out: &Path) -> Result<Origin> {
     origin.engines = parts.iter().flat_map(|p| p.origin.engines.iter().cloned()).collect();
     origin.engines.sort();
     origin.engines.dedup();
-    origin.rows = places.iter().map(|(&(class, from, to), &(p, r))| {
-        Row { class, from, to, sha256: parts[p].origin.rows[r].sha256.clone() }
-    }).collect();
+    origin.rows = places
+        .iter()
+        .map(|(&(class, from, to), &(p, r))| Row { class, from, to, sha256: parts[p].origin.rows[r].sha256.clone() })
+        .collect();
     if let Some(what) = gap(&origin) {
         return Err(Error::invalid(format!("the parts together lack {what}")));
     }

@@ -23,7 +23,7 @@ pub use crate::files::sha256;
 pub(super) const FORMAT: &str = "onnx-unlearn fisher 2";
 
 /// What a Fisher file says of its origin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     /// SHA-256 of the model, hexadecimal, as [`model_sha256`] has it.

@@ -128,8 +128,11 @@ impl<'a> ClassSums<'a> {
             shapes: self.types.iter().map(|t| t.shape.clone()).collect(),
             wide: added_here || self.types.iter().any(|t| t.dtype == DType::F64),
         };
-        let row = |(class, range): (usize, Range<usize>)| {
-            Row { class, from: range.start, to: range.end, sha256: String::new() }
+        let row = |(class, range): (usize, Range<usize>)| Row {
+            class,
+            from: range.start,
+            to: range.end,
+            sha256: String::new(),
         };
         let origin = Origin {
             samples: self.plan.samples.clone(),
@@ -141,7 +144,11 @@ impl<'a> ClassSums<'a> {
         store::write(path, &layout, origin, |writer| {
             let mut i = 0;
             self.run(source, blocks, progress, &mut |node| {
-                let row = writer.origin.rows.get_mut(i).filter(|r| r.class == node.row.class && r.range() == node.row.range());
+                let row = writer
+                    .origin
+                    .rows
+                    .get_mut(i)
+                    .filter(|r| r.class == node.row.class && r.range() == node.row.range());
                 *row.ok_or_else(|| Error::internal("a sum that was not planned"))? = node.row;
                 for (weight, sum) in node.sums.iter().enumerate() {
                     writer.put(weight, i, sum)?;

@@ -94,25 +94,25 @@ impl Images {
         if let Some(n) = shape.first_mut() {
             *n = rows.len();
         }
-        let mut bytes = Rows { file, start, each, rows: rows.to_vec().into_iter(), left: 0 };
+        let mut bytes = Rows { file, start, each, rows: rows.iter(), left: 0 };
         Raw::read(&mut bytes, shape, self.header.elem, true, false).map_err(|e| e.at(self.path.display()))
     }
 }
 
 /// The bytes of some rows of a file, one after another.
-struct Rows {
+struct Rows<'a> {
     file: File,
     start: u64,
     each: u64,
-    rows: std::vec::IntoIter<usize>,
+    rows: std::slice::Iter<'a, usize>,
     /// Bytes of the present row that are still to come.
     left: u64,
 }
 
-impl Read for Rows {
+impl Read for Rows<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.left == 0 {
-            let Some(row) = self.rows.next() else { return Ok(0) };
+            let Some(&row) = self.rows.next() else { return Ok(0) };
             self.file.seek(SeekFrom::Start(self.start + row as u64 * self.each))?;
             self.left = self.each;
             if self.each == 0 {
@@ -170,9 +170,7 @@ impl Header {
     fn read(r: &mut impl Read) -> Result<Self> {
         let mut word = [0; 4];
         let mut next = || {
-            r.read_exact(&mut word)
-                .map(|()| word)
-                .map_err(|e| Error::format(format!("IDX header cannot be read: {e}")))
+            r.read_exact(&mut word).map(|()| word).map_err(|e| Error::format(format!("IDX header cannot be read: {e}")))
         };
         let [zero, zero2, code, rank] = next()?;
         let elem = match code {

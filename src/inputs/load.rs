@@ -126,6 +126,18 @@ pub fn load(path: &Path, expected: &Expected, options: &Options) -> Result<Label
     }
 }
 
+/// True for an `.npz` file of inputs that were made from the model, as [`npz::save_made`] writes it. No model has
+/// memorised such inputs.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn are_made(path: &Path) -> Result<bool> {
+    match find(path, Split::default()) {
+        Ok(Found::Npz(file)) => npz::is_made(&file),
+        _ => Ok(false),
+    }
+}
+
 /// What lies at a path.
 pub(super) enum Found {
     Npz(PathBuf),

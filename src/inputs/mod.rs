@@ -16,7 +16,7 @@ mod raw;
 mod source;
 pub mod synthesis;
 
-pub use load::{Expected, Options, Split, load, sample_shapes, split_of};
+pub use load::{Expected, Options, Split, are_made, load, sample_shapes, split_of};
 pub use raw::Scaling;
 pub use source::Source;
 

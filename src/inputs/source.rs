@@ -124,7 +124,8 @@ impl Source {
                 (file, images.read(&rows).and_then(fit))
             }
         };
-        let (x, y) = found.map_err(|e| if e.to_string().contains(&name.display().to_string()) { e } else { e.at(name.display()) })?;
+        let (x, y) = found
+            .map_err(|e| if e.to_string().contains(&name.display().to_string()) { e } else { e.at(name.display()) })?;
         assemble(x, y, Vec::new(), &self.expected, &self.options).map_err(|e| e.at(name.display()))
     }
 }
