@@ -181,7 +181,7 @@ mod tests {
             assert!(matches!(&cover(&(0..all), all)[..], [node] if *node == (0..all)));
         }
         assert!(!is_node(&(1..3), 4) && !is_node(&(0..5), 4) && !is_node(&(2..2), 4));
-        assert!(is_node(&(4..6), 6) && !is_node(&(4..6), 7));
+        assert!(is_node(&(4..6), 6) && is_node(&(4..6), 7) && !is_node(&(5..7), 7));
     }
 
     #[test]
