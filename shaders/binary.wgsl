@@ -67,7 +67,8 @@ fn remainder(p: f32, q: f32) -> f32 {
 
 fn remainder_int(p: i32, q: i32) -> i32 {
     if q == 0 { return 0; }
-    return p % q;
+    // GLSL leaves % of negative numbers undefined
+    return p - p / q * q;
 }
 
 fn modulo(p: i32, q: i32) -> i32 {

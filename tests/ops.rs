@@ -99,6 +99,14 @@ fn wgpu_agrees() {
     }
 }
 
+#[test]
+fn wgpu_agrees_on_opengl() {
+    if let Some(engine) = common::opengl() {
+        println!("{}", engine.describe());
+        agree_on(&engine, &[]);
+    }
+}
+
 /// Cases that ONNX Runtime gets wrong, and how.
 const ORT_DEFECTS: &[(&str, &str)] = &[
     ("Pad crop to nothing and back", "1.23.2 leaves the output unwritten when negative pads remove a whole axis"),

@@ -8,6 +8,7 @@ mod fisher;
 mod forget;
 mod gradients;
 mod inspect;
+mod plan;
 
 use crate::error::{Error, Kind, Result};
 use clap::{Parser, Subcommand};
@@ -39,6 +40,7 @@ enum Command {
     Forget(forget::Args),
     Evaluate(evaluate::Args),
     Audit(audit::Args),
+    Plan(plan::Args),
 }
 
 /// How a run ended.
@@ -94,6 +96,7 @@ impl Cli {
             Command::Forget(a) => a.run(&context),
             Command::Evaluate(a) => a.run(&context),
             Command::Audit(a) => a.run(&context),
+            Command::Plan(a) => a.run(&context),
         };
         done.map_err(|e| {
             let device = e.kind() == Kind::Engine;

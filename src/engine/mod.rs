@@ -1,11 +1,14 @@
 //! Engines run graphs. They know values and nodes, and neither classes nor strengths.
 
+pub mod bundle;
 pub mod choose;
 pub mod cpu;
 pub mod ort;
 mod ort_library;
 pub(crate) mod plan;
+pub(crate) mod program;
 pub mod wgpu;
+mod words;
 
 use crate::error::Result;
 use crate::graph::Graph;

@@ -203,6 +203,12 @@ pub fn wgpu() -> Option<WgpuEngine> {
     available(WgpuEngine::new(&Options { allow_software: true, ..Options::default() }))
 }
 
+/// The wgpu engine on OpenGL, which Linux alone has without a screen.
+pub fn opengl() -> Option<WgpuEngine> {
+    let on_opengl = || Options { allow_software: true, backend: Some("gl".to_owned()), ..Options::default() };
+    cfg!(target_os = "linux").then(|| available(WgpuEngine::new(&on_opengl())))?
+}
+
 /// The ort engine.
 pub fn ort() -> Option<OrtEngine> {
     available(OrtEngine::new(None))

@@ -5,7 +5,6 @@ mod device;
 mod pool;
 mod session;
 mod transfer;
-mod words;
 
 use super::{Engine, Session, Tensor};
 use crate::error::Result;

@@ -1,36 +1,20 @@
-//! A graph made ready for the GPU: memory planned, pipelines compiled, constants uploaded; a run binds
+//! A program made ready for the GPU: memory taken, pipelines compiled, constants uploaded; a run binds
 //! the feeds and submits everything at once.
 
 use super::device::{Gpu, Pipeline};
 use super::pool::Held;
 use super::transfer::GpuTensor;
-use super::words;
-use crate::engine::plan::{self, Job, Slots};
-use crate::engine::{Session, Tensor};
+use crate::engine::program::{Limits, Place, Program};
+use crate::engine::{Session, Tensor, words};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Source, ValueId, passes};
-use crate::ops::{Bind, Kernel, Step};
-use crate::tensor::{Array, DType, TensorType};
-use std::collections::{HashMap, VecDeque};
+use crate::graph::Graph;
+use crate::tensor::TensorType;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, SubmissionIndex};
 
-/// Offsets of storage bindings are multiples of this on every adapter (WebGPU's default).
-const ALIGN: usize = 256;
-
 /// Runs that may be under way at once, so that the host cannot pile up work without end.
 const IN_FLIGHT: usize = 2;
-
-/// Where the elements of a value lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// A constant or weight.
-    Fixed(usize),
-    /// The feed of an input of the graph.
-    Feed(usize),
-    /// Planned memory.
-    Slot(usize),
-}
 
 /// One step, ready to be encoded.
 struct Dispatch {
@@ -67,221 +51,47 @@ pub(super) struct GpuSession {
     bytes: u64,
 }
 
-/// The node in messages.
-fn place(node: &Node) -> impl Fn(Error) -> Error {
-    let label = format!("node '{}' ({})", node.name, node.op.spec().name);
-    move |e| e.at(&label)
-}
-
-/// Works out places while a session is made.
-struct Places<'a> {
-    gpu: &'a Arc<Gpu>,
-    graph: &'a Graph,
-    root: &'a [usize],
-    slots: &'a Slots,
-    /// Input number by value index.
-    inputs: HashMap<usize, usize>,
-    fixed: Vec<Arc<Held>>,
-    fixed_of: HashMap<usize, usize>,
-    /// Small constants by their elements: rules make many equal scalars.
-    small: HashMap<Vec<u8>, usize>,
-}
-
-impl Places<'_> {
-    fn of(&mut self, id: ValueId) -> Result<Place> {
-        let root = self.root[id.index()];
-        let unknown = || Error::internal(format!("value {} has no memory", self.graph.label(id)));
-        let value = self.graph.values().get(root).ok_or_else(unknown)?;
-        match &value.source {
-            Source::Node { .. } => self.slots.of_root[root].map(Place::Slot).ok_or_else(unknown),
-            Source::Input => self.inputs.get(&root).copied().map(Place::Feed).ok_or_else(unknown),
-            Source::Const(_) | Source::Weight(_) | Source::Stored(_) => {
-                if let Some(&i) = self.fixed_of.get(&root) {
-                    return Ok(Place::Fixed(i));
-                }
-                let i = match &value.source {
-                    Source::Stored(elements) => self.upload(&elements.read()?),
-                    Source::Const(a) | Source::Weight(a) => self.upload(a),
-                    _ => Err(unknown()),
-                };
-                let i = i.map_err(|e| e.at(format!("value {}", self.graph.label(id))))?;
-                self.fixed_of.insert(root, i);
-                Ok(Place::Fixed(i))
-            }
-        }
-    }
-
-    fn upload(&mut self, a: &Array) -> Result<usize> {
-        let bytes = words::encode(a)?;
-        let small = bytes.len() <= 64;
-        if let (true, Some(&i)) = (small, self.small.get(&*bytes)) {
-            return Ok(i);
-        }
-        fits(self.gpu, &a.ty())?;
-        let held = self.gpu.take(words::bytes(a.len()))?;
-        self.gpu.write(&held.buffer, &bytes)?;
-        self.fixed.push(held);
-        let i = self.fixed.len() - 1;
-        if small {
-            self.small.insert(bytes.into_owned(), i);
-        }
-        Ok(i)
-    }
-}
-
-/// Checks that a tensor can be bound; returns its bytes.
-fn fits(gpu: &Gpu, ty: &TensorType) -> Result<u64> {
-    if ty.dtype == DType::F64 {
-        return Err(words::no_f64());
-    }
-    let bytes = words::bytes(ty.len());
-    let most = gpu.limits.max_storage_buffer_binding_size;
-    if bytes > most {
-        return Err(Error::engine(format!(
-            "{ty} takes {bytes} bytes, and this adapter binds at most {most} at once; a smaller batch may help"
-        )));
-    }
-    Ok(bytes)
-}
-
-/// Checks a step against what every adapter must allow.
-fn check_step(gpu: &Gpu, step: &Step) -> Result<()> {
-    let most = gpu.limits.max_storage_buffers_per_shader_stage as usize;
-    if step.binds.len() + 1 > most {
-        return Err(Error::engine(format!("{} buffers are bound, {most} are allowed", step.binds.len() + 1)));
-    }
-    let most = gpu.limits.max_compute_workgroups_per_dimension;
-    if step.grid.iter().any(|&g| g > most) {
-        return Err(Error::engine(format!(
-            "shader '{}' needs {:?} workgroups, {most} a dimension are allowed; a smaller batch may help",
-            step.shader.name, step.grid
-        )));
-    }
-    Ok(())
-}
-
-/// The value that a binding names, or the number of the scratch buffer.
-fn value_of(node: &Node, bind: Bind) -> Result<Result<ValueId, usize>> {
-    let (list, i, what) = match bind {
-        Bind::Input(i) => (&node.inputs, i, "input"),
-        Bind::Output(i) => (&node.outputs, i, "output"),
-        Bind::Scratch(i) | Bind::Filled(i) => return Ok(Err(i)),
-    };
-    let id = list.get(i).copied().flatten();
-    id.map(Ok).ok_or_else(|| Error::internal(format!("the kernel binds {what} {i}, which the node leaves out")))
-}
-
 impl GpuSession {
     pub(super) fn new(gpu: Arc<Gpu>, graph: &Graph) -> Result<Self> {
-        let mut graph = graph.clone();
-        passes::prune(&mut graph);
-        gpu.clone().guarded(|| Self::plan(gpu, graph))
+        let limits = Limits {
+            binding: gpu.limits.max_storage_buffer_binding_size,
+            buffers: gpu.limits.max_storage_buffers_per_shader_stage as usize,
+            groups: gpu.limits.max_compute_workgroups_per_dimension,
+        };
+        let program = Program::new(graph, &limits)?;
+        gpu.clone().guarded(|| Self::load(gpu, program))
     }
 
-    fn plan(gpu: Arc<Gpu>, graph: Graph) -> Result<Self> {
-        let kernels = graph
-            .nodes()
-            .iter()
-            .map(|n| n.op.kernel(&graph.view_of(n)).map_err(place(n)))
-            .collect::<Result<Vec<Kernel>>>()?;
-        let view: Vec<bool> = kernels.iter().map(|k| matches!(k, Kernel::Alias)).collect();
-        let root = plan::roots(&graph, &view);
-        let jobs = Self::jobs(&gpu, &graph, &kernels, &root)?;
-        let slots = Slots::assign(&jobs, &plan::last_use(&graph, &root));
-        let mut places = Places {
-            gpu: &gpu,
-            graph: &graph,
-            root: &root,
-            slots: &slots,
-            inputs: graph.inputs.iter().enumerate().map(|(i, id)| (id.index(), i)).collect(),
-            fixed: Vec::new(),
-            fixed_of: HashMap::new(),
-            small: HashMap::new(),
+    fn load(gpu: Arc<Gpu>, program: Program) -> Result<Self> {
+        let upload = |bytes: &[u8], words: usize| -> Result<Arc<Held>> {
+            let held = gpu.take(words::bytes(words))?;
+            gpu.write(&held.buffer, bytes)?;
+            Ok(held)
         };
-        let (mut dispatches, mut params) = (Vec::new(), Vec::<u8>::new());
-        for (job, scratch) in jobs.iter().zip(&slots.scratch) {
-            let (node, kernel) = (&graph.nodes()[job.at], &kernels[job.at]);
-            let Kernel::Steps { steps, .. } = kernel else { continue };
-            for step in steps.iter().filter(|s| !s.grid.contains(&0)) {
-                let mut one = || -> Result<Dispatch> {
-                    check_step(&gpu, step)?;
-                    let binds = step
-                        .binds
-                        .iter()
-                        .map(|&b| match value_of(node, b)? {
-                            Ok(id) => Ok((places.of(id)?, fits(&gpu, &graph.value(id).ty)?)),
-                            Err(i) => Ok((Place::Slot(scratch[i]), job.scratch[i])),
-                        })
-                        .collect::<Result<Vec<_>>>()?;
-                    let words = step.params.words();
-                    params.resize(params.len().next_multiple_of(ALIGN), 0);
-                    let at = (params.len() as u64, words.len() as u64 * 4);
-                    params.extend_from_slice(bytemuck::cast_slice(&words));
-                    Ok(Dispatch { pipeline: gpu.pipeline(step)?, binds, params: at, grid: step.grid, bound: None })
-                };
-                dispatches.push(one().map_err(place(node))?);
-            }
+        let mut fixed = Vec::with_capacity(program.fixed.len());
+        for one in program.fixed {
+            let array = one.read()?;
+            fixed.push(upload(&words::encode(&array).map_err(|e| one.named(e))?, array.len())?);
         }
-        let outputs = graph
-            .outputs
-            .iter()
-            .map(|&id| {
-                fits(&gpu, &graph.value(id).ty).map_err(|e| e.at(format!("output {}", graph.label(id))))?;
-                Ok((places.of(id)?, graph.value(id).ty.clone()))
+        let params = upload(&program.params, program.params.len() / 4)?;
+        let slots = program.slots.iter().map(|&bytes| gpu.take(bytes)).collect::<Result<Vec<_>>>()?;
+        let dispatches = program
+            .dispatches
+            .into_iter()
+            .map(|d| {
+                let pipeline = gpu.pipeline(&d.step).map_err(|e| e.at(&d.node))?;
+                Ok(Dispatch { pipeline, binds: d.binds, params: d.params, grid: d.step.grid, bound: None })
             })
             .collect::<Result<Vec<_>>>()?;
-        let fixed = places.fixed;
-        let bound =
-            |p: Place| dispatches.iter().flat_map(|d| &d.binds).any(|b| b.0 == p) || outputs.iter().any(|o| o.0 == p);
-        let inputs: Vec<Input> = (0..)
-            .zip(&graph.inputs)
-            .map(|(i, &id)| Input {
-                label: format!("input {}", graph.label(id)),
-                ty: graph.value(id).ty.clone(),
-                used: bound(Place::Feed(i)),
-                held: None,
-            })
+        let inputs: Vec<Input> = program
+            .inputs
+            .into_iter()
+            .map(|i| Input { label: format!("input {}", i.name), ty: i.ty, used: i.used, held: None })
             .collect();
-        let all_params = gpu.take(words::bytes(params.len() / 4))?;
-        gpu.write(&all_params.buffer, &params)?;
-        let made = slots.sizes.iter().map(|&bytes| gpu.take(bytes)).collect::<Result<Vec<_>>>()?;
         let fed: u64 = inputs.iter().filter(|i| i.used).map(|i| words::bytes(i.ty.len())).sum();
-        let held = fixed.iter().chain(&made).chain([&all_params]).map(|h| h.buffer.size()).sum::<u64>();
-        Ok(Self {
-            params: all_params,
-            slots: made,
-            running: VecDeque::new(),
-            gpu,
-            inputs,
-            dispatches,
-            fixed,
-            outputs,
-            bytes: fed + held,
-        })
-    }
-
-    /// What every node that runs reads and writes.
-    fn jobs(gpu: &Gpu, graph: &Graph, kernels: &[Kernel], root: &[usize]) -> Result<Vec<Job>> {
-        let mut jobs = Vec::new();
-        for (at, (node, kernel)) in graph.nodes().iter().zip(kernels).enumerate() {
-            let Kernel::Steps { scratch, steps } = kernel else { continue };
-            let mut job = Job { at, ..Job::default() };
-            let undeclared = |b: &Bind| matches!(b, Bind::Scratch(i) | Bind::Filled(i) if *i >= scratch.len());
-            if steps.iter().flat_map(|s| &s.binds).any(undeclared) {
-                return Err(place(node)(Error::internal("the kernel binds a scratch buffer that it does not declare")));
-            }
-            // every input, bound or not: the plan must free it after its last reader
-            job.reads = node.inputs.iter().flatten().map(|id| root[id.index()]).collect();
-            for id in node.outputs.iter().flatten() {
-                job.writes.push((id.index(), fits(gpu, &graph.value(*id).ty).map_err(place(node))?));
-            }
-            for &words in scratch {
-                let ty = TensorType::new(DType::F32, [words]);
-                job.scratch.push(fits(gpu, &ty).map_err(|e| place(node)(e.at("scratch memory")))?);
-            }
-            jobs.push(job);
-        }
-        Ok(jobs)
+        let held = fixed.iter().chain(&slots).chain([&params]).map(|h| h.buffer.size()).sum::<u64>();
+        let (outputs, running) = (program.outputs, VecDeque::new());
+        Ok(Self { gpu, inputs, dispatches, params, fixed, slots, outputs, running, bytes: fed + held })
     }
 
     /// The buffer that holds each feed; uploads those that come from the host.
@@ -365,7 +175,7 @@ impl Input {
         let held = match self.held.take() {
             // a tensor that an earlier run returned may still be this buffer
             Some(h) if Arc::strong_count(&h) == 1 => h,
-            _ => gpu.take(fits(gpu, &self.ty)?)?,
+            _ => gpu.take(words::bytes(self.ty.len()))?,
         };
         gpu.write(&held.buffer, &bytes)?;
         self.held = Some(held.clone());

@@ -2,8 +2,7 @@
 
 use super::device::Gpu;
 use super::pool::Held;
-use super::words;
-use crate::engine::DeviceTensor;
+use crate::engine::{DeviceTensor, words};
 use crate::error::{Error, Result};
 use crate::tensor::{Array, TensorType};
 use std::sync::{Arc, mpsc};

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 /// Bytes of a buffer for so many words: a multiple of 16, so that shaders may read whole `vec4`s, and
 /// never 0, which no device can bind.
-pub(super) fn bytes(words: usize) -> u64 {
+pub(crate) fn bytes(words: usize) -> u64 {
     (words.max(1) as u64 * 4).next_multiple_of(16)
 }
 
@@ -14,7 +14,7 @@ pub(super) fn bytes(words: usize) -> u64 {
 ///
 /// # Errors
 /// When an integer does not fit `i32`, or the elements are `float64`.
-pub(super) fn encode(a: &Array) -> Result<Cow<'_, [u8]>> {
+pub(crate) fn encode(a: &Array) -> Result<Cow<'_, [u8]>> {
     Ok(match a {
         Array::F32(_) => Cow::Borrowed(bytemuck::cast_slice(a.slice::<f32>()?)),
         Array::F64(_) => return Err(no_f64()),
@@ -40,7 +40,7 @@ pub(super) fn encode(a: &Array) -> Result<Cow<'_, [u8]>> {
 ///
 /// # Errors
 /// When they are too few or too many.
-pub(super) fn decode(ty: &TensorType, words: Vec<u32>) -> Result<Array> {
+pub(crate) fn decode(ty: &TensorType, words: Vec<u32>) -> Result<Array> {
     match ty.dtype {
         DType::F32 => Array::from_vec(&ty.shape, words.into_iter().map(f32::from_bits).collect()),
         DType::F64 => Err(no_f64()),
@@ -51,6 +51,6 @@ pub(super) fn decode(ty: &TensorType, words: Vec<u32>) -> Result<Array> {
 }
 
 /// The error for `float64`, which WGSL does not have.
-pub(super) fn no_f64() -> Error {
+pub(crate) fn no_f64() -> Error {
     Error::new(crate::Kind::Engine, "float64 does not exist on a GPU; the cpu engine computes in float64")
 }

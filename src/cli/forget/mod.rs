@@ -1,0 +1,204 @@
+//! `forget`: the main job.
+
+mod artefacts;
+mod options;
+mod report;
+
+use super::codes::{Made, SynthesisArgs};
+use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
+use super::{Context, Status};
+use crate::classifier::Classifier;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::forget::{self, Request, Stage};
+use crate::inputs::Labelled;
+use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
+use crate::tensor::Array;
+use artefacts::{ArtefactArgs, Finished};
+use options::{DepthName, ScopeName, StrengthArgs};
+use report::{Report, Run};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Makes a classifier forget one or more classes and writes the changed model.
+///
+/// Only the bytes of weights change. Without strengths the strength is searched on the labelled inputs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A class to forget; may be given several times.
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
+    classes: Vec<usize>,
+    /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
+    /// folder of images per class. Without them inputs are made from the model alone.
+    #[arg(long, value_name = "PATH")]
+    inputs: Option<PathBuf>,
+    /// The new model.
+    #[arg(short, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
+    o: Option<PathBuf>,
+    /// Change the model file itself.
+    #[arg(long)]
+    in_place: bool,
+    #[command(flatten)]
+    strength: StrengthArgs,
+    /// How deep a searched strength goes.
+    #[arg(long, value_enum, default_value_t)]
+    depth: DepthName,
+    /// Which weights may change.
+    #[arg(long, value_enum, default_value_t)]
+    scope: ScopeName,
+    /// Weights that may not change, by name; * and ? stand for characters. May be given several times.
+    #[arg(long, value_name = "GLOB")]
+    protect: Vec<String>,
+    /// Exit with 1 when the inputs leave doubts about the result; it is written all the same.
+    #[arg(long)]
+    strict: bool,
+    /// Decides the inputs that are made, the noise of that rule, and which samples --limit keeps.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    synthesis: SynthesisArgs,
+    #[command(flatten)]
+    scaling: ScaleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    artefacts: ArtefactArgs,
+}
+
+impl Args {
+    pub(super) fn run(mut self, context: &Context) -> Result<Status> {
+        let start = Instant::now();
+        self.classes.sort_unstable();
+        self.classes.dedup();
+        let method = self.strength.method(self.seed)?;
+        let target = self.o.clone().unwrap_or_else(|| self.model.model.clone());
+        let read: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
+        check_target(&target, &read)?;
+        if !self.in_place && same_file(&self.model.model, &target) {
+            return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
+        }
+        self.artefacts.check(&self.model.model, &target, self.inputs.as_deref())?;
+        for written in [&self.model.model, &target] {
+            if recover(written)? && !context.quiet {
+                eprintln!("note: completed the change of {} that a stopped run had begun", written.display());
+            }
+        }
+        let classifier = self.classifier()?;
+        if self.in_place {
+            classifier.model().lock()?;
+        }
+        classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
+        forget::check_range(&self.classes, classifier.classes())?;
+        let chosen = self.engine.open()?;
+        let classifier = classifier.on(chosen.engine.as_ref())?;
+        let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
+        let engine = EngineReport::new(&chosen);
+        let request = Request {
+            depth: self.depth.into(),
+            scope: self.scope.into(),
+            protect: self.protect.clone(),
+            made: made.is_some(),
+            seed: self.seed,
+            ..Request::new(self.classes.clone(), method)
+        };
+        let fisher = context.progress("fisher", data.len());
+        let search = context.progress("search", 0);
+        let outcome = forget::forget(&classifier, chosen.engine.as_ref(), &data, &request, &mut |stage| match stage {
+            Stage::Fisher(n, _) => fisher.inc(n.saturating_sub(fisher.position())),
+            Stage::Search(n) => {
+                search.set_len(n);
+                search.inc(1);
+            }
+        })?;
+        drop((fisher, search));
+        let model = classifier.model();
+        let changes = outcome
+            .new
+            .iter()
+            .map(|(name, data)| match model.weight_index(name) {
+                Some(i) => Ok((i, data.clone())),
+                None => Err(Error::internal(format!("weight '{name}' is not in the file"))),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let companions = !self.artefacts.targets().is_empty();
+        let options = PatchOptions { in_place: self.in_place, companions, ..PatchOptions::default() };
+        let rounding = rounding(model, &changes)?;
+        let staged = stage(model, &changes, &target, &options)?;
+        let run =
+            Run { classes: &self.classes, seed: self.seed, truth: &data.y, seconds: start.elapsed().as_secs_f64() };
+        let report = Report::new(target, engine, made, &outcome, rounding, &run);
+        let finished = Finished {
+            classifier: &classifier,
+            engine: chosen.engine.as_ref(),
+            request: &request,
+            inputs: self.inputs.as_deref(),
+            data: &data,
+            outcome: &outcome,
+            report: &report,
+            staged: &staged,
+            known: Default::default(),
+        };
+        let beside = self.artefacts.prepare(&finished)?;
+        staged.commit(&beside)?;
+        context.print(&report, || report.text())?;
+        Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
+    }
+
+    /// The model, from its embedding on where inputs are to be made and it takes integers.
+    fn classifier(&self) -> Result<Classifier> {
+        match &self.inputs {
+            Some(path) => self.model.open_for(path, &self.scaling),
+            None => {
+                let classifier = self.model.open()?;
+                let of_integers = classifier.input().dtype.is_int();
+                if of_integers { classifier.from_embedding() } else { Ok(classifier) }
+            }
+        }
+    }
+
+    /// The labelled inputs that are given, or made, and what is to be said of the latter.
+    fn labelled(
+        &self,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        context: &Context,
+    ) -> Result<(Labelled, Option<Made>)> {
+        match &self.inputs {
+            Some(path) => {
+                if let [flag, ..] = self.synthesis.given()[..] {
+                    return Err(Error::invalid(format!(
+                        "{flag} is for inputs that are made from the model; --inputs gives them"
+                    )));
+                }
+                Ok((self.scaling.load(path, classifier, self.seed)?, None))
+            }
+            None => {
+                if let [flag, ..] = self.scaling.given()[..] {
+                    return Err(Error::invalid(format!("{flag} is for inputs that are read; give them with --inputs")));
+                }
+                let (made, report) = self.synthesis.make(classifier, engine, self.seed, context)?;
+                Ok((made.inputs, Some(report)))
+            }
+        }
+    }
+}
+
+/// What the file's own types make of the new elements, by type.
+fn rounding(model: &Model, changes: &[(usize, Array)]) -> Result<BTreeMap<&'static str, Rounding>> {
+    let mut all: BTreeMap<&'static str, Rounding> = BTreeMap::new();
+    for (i, new) in changes {
+        let Some(weight) = model.weights().get(*i).filter(|w| matches!(w.storage(), Storage::F16 | Storage::Bf16))
+        else {
+            continue;
+        };
+        let one = weight.storage().rounding(&model.read(weight)?, new)?;
+        let sum = all.entry(weight.storage().name()).or_default();
+        sum.changed += one.changed;
+        sum.rounded += one.rounded;
+        sum.lost += one.lost;
+    }
+    Ok(all)
+}

@@ -1,0 +1,121 @@
+//! Flags of `forget` that say how: rule, strengths, depth, scope.
+
+use crate::error::{Error, Result};
+use crate::forget::{Depth, Method, Rule, Scope, Strength};
+use clap::ValueEnum;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum RuleName {
+    /// Both rules, strength searched on the inputs
+    #[default]
+    Auto,
+    /// w ± α η with η = f_F / f_R; needs --lambda1 and --lambda2, or searches them
+    Ratio,
+    /// w · min(λ f_R / f_F, 1) where f_F > α f_R; needs --alpha and --lambda, or searches them
+    Dampen,
+    /// w + σ ε, least where f_R is great; needs --sigma, or searches it; no (ε, δ) promise
+    Noise,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum DepthName {
+    /// As deep as inputs made from the model allow at next to no cost; as head where inputs are given
+    #[default]
+    Auto,
+    /// The answers are all that counts
+    Head,
+    /// The old head on the changed body should lose the forget inputs too, at some cost to the others
+    Body,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ScopeName {
+    /// Every weight
+    #[default]
+    All,
+    /// The last layer
+    Head,
+    /// All but the last layer
+    Body,
+}
+
+impl From<DepthName> for Depth {
+    fn from(name: DepthName) -> Self {
+        match name {
+            DepthName::Auto => Self::Auto,
+            DepthName::Head => Self::Head,
+            DepthName::Body => Self::Body,
+        }
+    }
+}
+
+impl From<ScopeName> for Scope {
+    fn from(name: ScopeName) -> Self {
+        match name {
+            ScopeName::All => Self::All,
+            ScopeName::Head => Self::Head,
+            ScopeName::Body => Self::Body,
+        }
+    }
+}
+
+/// Rule and strengths.
+#[derive(Debug, clap::Args)]
+pub(super) struct StrengthArgs {
+    /// How weights are changed.
+    #[arg(long, value_enum, default_value_t)]
+    rule: RuleName,
+    /// Ratio rule: cap on the step per unit of η.
+    #[arg(long, value_name = "V", requires = "lambda2")]
+    lambda1: Option<f64>,
+    /// Ratio rule: cap on the greatest step in an initializer.
+    #[arg(long, value_name = "V", requires = "lambda1")]
+    lambda2: Option<f64>,
+    /// Dampening: how many times f_R a weight's f_F must exceed.
+    #[arg(long, value_name = "V", requires = "lambda")]
+    alpha: Option<f64>,
+    /// Dampening: scale of what is left of a weight.
+    #[arg(long, value_name = "V", requires = "alpha")]
+    lambda: Option<f64>,
+    /// Noise: deviation of a weight of mean f_R, as a part of the root mean square of its initializer.
+    #[arg(long, value_name = "V")]
+    sigma: Option<f64>,
+}
+
+impl StrengthArgs {
+    /// How strength is found, as the flags say; `seed` decides the noise of the rule that adds some.
+    ///
+    /// # Errors
+    /// `Invalid` for strengths of another rule, or below 0.
+    pub(super) fn method(&self, seed: u64) -> Result<Method> {
+        let ratio = self.lambda1.zip(self.lambda2);
+        let dampen = self.alpha.zip(self.lambda);
+        for (name, v) in [
+            ("lambda1", self.lambda1),
+            ("lambda2", self.lambda2),
+            ("alpha", self.alpha),
+            ("lambda", self.lambda),
+            ("sigma", self.sigma),
+        ] {
+            if let Some(v) = v.filter(|v| !v.is_finite() || *v < 0.0) {
+                return Err(Error::invalid(format!("--{name} {v} must be a number of at least 0")));
+            }
+        }
+        match (self.rule, ratio, dampen, self.sigma) {
+            (RuleName::Ratio, Some((lambda1, lambda2)), None, None) => {
+                Ok(Method::Fixed(Strength::Ratio { lambda1, lambda2, sign: 1.0 }))
+            }
+            (RuleName::Dampen, None, Some((alpha, lambda)), None) => {
+                Ok(Method::Fixed(Strength::Dampen { alpha, lambda }))
+            }
+            (RuleName::Auto, None, None, None) => Ok(Method::Search(vec![Rule::Dampen, Rule::Ratio])),
+            (RuleName::Ratio, None, None, None) => Ok(Method::Search(vec![Rule::Ratio])),
+            (RuleName::Noise, None, None, Some(sigma)) => Ok(Method::Fixed(Strength::Noise { sigma, seed })),
+            (RuleName::Noise, None, None, None) => Ok(Method::Search(vec![Rule::Noise])),
+            (RuleName::Dampen, None, None, None) => Ok(Method::Search(vec![Rule::Dampen])),
+            _ => Err(Error::invalid(
+                "strengths belong to a rule: --rule ratio takes --lambda1 and --lambda2, --rule dampen takes --alpha and --lambda, --rule noise takes --sigma",
+            )),
+        }
+    }
+}

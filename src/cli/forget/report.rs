@@ -1,0 +1,193 @@
+//! What `forget` prints.
+
+use crate::cli::codes::Made;
+use crate::cli::common::EngineReport;
+use crate::forget::answers::Answers;
+use crate::forget::search::Candidate;
+use crate::forget::{Change, Outcome};
+use crate::onnx::Rounding;
+use crate::report::{Align, Table, format};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What was asked for, and how long it took.
+pub(super) struct Run<'a> {
+    /// Classes to forget.
+    pub(super) classes: &'a [usize],
+    /// Seed of all that is drawn.
+    pub(super) seed: u64,
+    /// Class of every labelled input.
+    pub(super) truth: &'a [usize],
+    /// Seconds from start to end.
+    pub(super) seconds: f64,
+}
+
+/// Counts of labelled inputs.
+#[derive(serde::Serialize)]
+pub(super) struct InputReport {
+    pub(super) retained_samples: usize,
+    pub(super) forgotten_samples: usize,
+    pub(super) retained_right_before: usize,
+    pub(super) retained_right_after: usize,
+    pub(super) forgotten_answered_before: usize,
+    pub(super) forgotten_answered_after: usize,
+    pub(super) old_head_answered_after: Option<usize>,
+}
+
+/// What a run did, as it is told on a terminal and as JSON.
+#[derive(serde::Serialize)]
+pub(super) struct Report {
+    pub(super) file: PathBuf,
+    pub(super) engine: EngineReport,
+    /// Inputs that were made, where none were given.
+    pub(super) made: Option<Made>,
+    pub(super) classes: Vec<usize>,
+    pub(super) rule: &'static str,
+    pub(super) strength: Vec<(&'static str, f64)>,
+    pub(super) candidates: usize,
+    pub(super) tried: Vec<Candidate>,
+    pub(super) inputs: InputReport,
+    pub(super) changes: Vec<Change>,
+    pub(super) head_share: f64,
+    pub(super) weights_changed: usize,
+    pub(super) elements_changed: usize,
+    /// By stored type, where it is narrower than what was computed in.
+    pub(super) rounding: BTreeMap<&'static str, Rounding>,
+    pub(super) one_by_one: Option<String>,
+    /// Reasons to doubt that what the inputs say holds for data.
+    pub(super) doubts: Vec<String>,
+    pub(super) seed: u64,
+    pub(super) seconds: f64,
+}
+
+impl Report {
+    pub(super) fn new(
+        file: PathBuf,
+        engine: EngineReport,
+        made: Option<Made>,
+        o: &Outcome,
+        rounding: BTreeMap<&'static str, Rounding>,
+        run: &Run<'_>,
+    ) -> Self {
+        let names = o.strength.rule().strengths();
+        Self {
+            file,
+            engine,
+            made,
+            classes: run.classes.to_vec(),
+            rule: o.strength.rule().name(),
+            doubts: o.doubts.clone(),
+            strength: names.iter().copied().zip(o.strength.values()).collect(),
+            candidates: o.tried.len(),
+            inputs: inputs(run.classes, run.truth, &o.before, &o.after),
+            head_share: o.changes.iter().filter(|c| o.head.contains(&c.name)).map(|c| c.share).sum(),
+            weights_changed: o.changes.iter().filter(|c| c.changed > 0).count(),
+            elements_changed: o.changes.iter().map(|c| c.changed).sum(),
+            changes: o.changes.clone(),
+            tried: o.tried.clone(),
+            rounding,
+            one_by_one: o.one_by_one.clone(),
+            seed: run.seed,
+            seconds: run.seconds,
+        }
+    }
+
+    /// As a terminal shows it.
+    pub(super) fn text(&self) -> String {
+        let r = self;
+        let classes: Vec<String> = r.classes.iter().map(usize::to_string).collect();
+        let strengths: Vec<String> =
+            r.strength.iter().map(|(n, v)| format!("{n} {}", format::significant(*v, 4))).collect();
+        let mut out = format!(
+            "engine:   {}\nforget:   class {}\nrule:     {} with {} ({} tried, seed {})\n",
+            r.engine,
+            classes.join(", "),
+            r.rule,
+            strengths.join(", "),
+            r.candidates,
+            r.seed
+        );
+        if let Some(made) = &r.made {
+            out += &format!("inputs:   {made}\n");
+        }
+        if let Some(why) = &r.one_by_one {
+            out += &format!("samples ran one by one: {why}\n");
+        }
+        let i = &r.inputs;
+        let mut answers =
+            Table::new([("labelled inputs", Align::Left), ("before", Align::Right), ("after", Align::Right)]);
+        let of = |n: usize, all: usize| format!("{n} of {all}");
+        answers.row([
+            "retained, answered rightly".to_owned(),
+            of(i.retained_right_before, i.retained_samples),
+            of(i.retained_right_after, i.retained_samples),
+        ]);
+        answers.row([
+            "forgotten, still answered".to_owned(),
+            of(i.forgotten_answered_before, i.forgotten_samples),
+            of(i.forgotten_answered_after, i.forgotten_samples),
+        ]);
+        if let Some(n) = i.old_head_answered_after {
+            let before = of(i.forgotten_answered_before, i.forgotten_samples);
+            answers.row(["forgotten, under the old head".to_owned(), before, of(n, i.forgotten_samples)]);
+        }
+        let columns = [
+            ("weight", Align::Left),
+            ("elements", Align::Right),
+            ("changed", Align::Right),
+            ("share %", Align::Right),
+            ("relative", Align::Right),
+        ];
+        let mut layers = Table::new(columns);
+        for c in r.changes.iter().filter(|c| c.changed > 0) {
+            let relative = format::significant(c.relative, 3);
+            layers.row([
+                c.name.clone(),
+                format::count(c.elements),
+                format::count(c.changed),
+                format::percent(c.share),
+                relative,
+            ]);
+        }
+        out += &format!("\n{answers}\n{layers}\n");
+        for doubt in &r.doubts {
+            out += &format!("unsure: {doubt}\n");
+        }
+        out += &format!("{} % of the change lies in the last layer\n", format::percent(r.head_share));
+        for (name, n) in &r.rounding {
+            out += &format!(
+                "{name}: of {} new elements {} were rounded to nearest even, {} of them back to the old element\n",
+                format::count(n.changed),
+                format::count(n.rounded),
+                format::count(n.lost)
+            );
+        }
+        out += &format!(
+            "wrote {}: {} elements of {} weights changed, {:.2} s\n",
+            r.file.display(),
+            format::count(r.elements_changed),
+            r.weights_changed,
+            r.seconds
+        );
+        out
+    }
+}
+
+fn inputs(forgotten: &[usize], truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
+    let count = |logits: &[f64], keep: &dyn Fn(usize, usize) -> bool| {
+        let answers = Answers::classes_of(logits, before.classes);
+        truth.iter().zip(answers).filter(|(y, a)| keep(**y, *a)).count()
+    };
+    let right = |y: usize, a: usize| !forgotten.contains(&y) && y == a;
+    let answered = |y: usize, a: usize| forgotten.contains(&y) && forgotten.contains(&a);
+    let forgotten_samples = truth.iter().filter(|y| forgotten.contains(y)).count();
+    InputReport {
+        retained_samples: truth.len() - forgotten_samples,
+        forgotten_samples,
+        retained_right_before: count(&before.logits, &right),
+        retained_right_after: count(&after.logits, &right),
+        forgotten_answered_before: count(&before.logits, &answered),
+        forgotten_answered_after: count(&after.logits, &answered),
+        old_head_answered_after: after.old_head.as_ref().map(|z| count(z, &answered)),
+    }
+}
