@@ -96,6 +96,7 @@ fn outcome(truth: &[usize], classes: usize, lost: &[usize], names: &[String]) ->
         after: answers(truth, classes, |y| lost.contains(&y) || y % 97 == 3),
         changes: names.iter().enumerate().map(change).collect(),
         new: vec![],
+        estimated: vec![],
         one_by_one: None,
         head: names.last().cloned().into_iter().collect(),
         doubts: vec![],

@@ -5,6 +5,7 @@ use crate::cli::common::named;
 use crate::error::{Error, Result};
 use crate::report::html::forget::{File, Run, page};
 use sha2::{Digest, Sha256};
+use std::path::Path;
 
 /// The page of a run.
 ///
@@ -18,7 +19,8 @@ pub(super) fn html(run: &Finished<'_>) -> Result<String> {
     };
     let mut files: Vec<File> = digests.before.iter().map(of("before")).collect();
     files.extend(digests.after.iter().map(of("after")));
-    files.extend(inputs(run)?);
+    files.extend(hashed("inputs", run.inputs)?);
+    files.extend(hashed("fisher", report.fisher.as_deref())?);
     let one_by_one = report.one_by_one.iter().map(|why| format!("samples ran one by one: {why}"));
     let notes: Vec<String> = one_by_one.chain(report.rounded()).collect();
     let inputs = match (&report.made, run.inputs) {
@@ -43,11 +45,11 @@ pub(super) fn html(run: &Finished<'_>) -> Result<String> {
     page(&told)?.render()
 }
 
-/// The labelled inputs' file; a folder has no hash.
-fn inputs(run: &Finished<'_>) -> Result<Option<File>> {
-    let Some(path) = run.inputs.filter(|p| p.is_file()) else { return Ok(None) };
+/// A file that was read; a folder has no hash.
+fn hashed(role: &'static str, path: Option<&Path>) -> Result<Option<File>> {
+    let Some(path) = path.filter(|p| p.is_file()) else { return Ok(None) };
     let bytes = std::fs::read(path).map_err(|e| named(Error::io("cannot be read again", &e), path))?;
     let sha256 = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Ok(Some(File { role: "inputs", name, sha256 }))
+    Ok(Some(File { role, name, sha256 }))
 }
