@@ -77,7 +77,6 @@ fn a_person_forgets_a_class_on_the_page() {
 
 /// The downloaded model is what `forget` with these strengths writes: weights within 1e-3 of their value, where the
 /// Fisher does not lie within 1 % of the rule's threshold, and every other byte.
-
 fn check_model(got: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let (model, inputs, out) = (fixture("mlp.onnx"), fixture("mlp.codes.npz"), folder.path().join("out.onnx"));
