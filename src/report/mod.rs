@@ -1,6 +1,7 @@
 //! What people and programs read: aligned tables, numbers, progress, JSON.
 
 pub mod format;
+pub mod html;
 mod progress;
 mod table;
 

@@ -1,0 +1,79 @@
+"""The subcommands as functions. ``arguments`` takes any further flags as the command line has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal, Union
+
+from ._process import options, run
+from ._results import Evaluation, Forgotten, Inspection
+
+Path = Union[str, "os.PathLike[str]"]
+Engine = Literal["auto", "wgpu", "ort", "cpu"]
+
+
+def forget(
+    model: Path,
+    classes: Sequence[int],
+    *,
+    output: Path | None = None,
+    in_place: bool = False,
+    inputs: Path | None = None,
+    rule: Literal["auto", "ratio", "dampen", "noise"] = "auto",
+    depth: Literal["auto", "head", "body"] = "auto",
+    scope: Literal["all", "head", "body"] = "all",
+    protect: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    engine: Engine = "auto",
+    seed: int = 0,
+    strict: bool = False,
+    arguments: Sequence[str] = (),
+) -> Forgotten:
+    """Makes the model forget the classes, and writes the changed model to ``output`` or, if ``in_place``, over the old one.
+
+    ``inputs`` are labelled inputs: an .npz with x and y, IDX files, a folder of images per class; without them inputs
+    are made from the model alone.
+
+    Raises BadInput where nothing could be written, CheckFailed where ``strict`` and the result is in doubt (it is
+    written all the same, and its ``report`` is there), InternalError for a defect.
+    """
+    given = {
+        "class": [int(c) for c in classes],
+        "inputs": inputs,
+        "in-place": in_place,
+        "rule": rule,
+        "depth": depth,
+        "scope": scope,
+        "protect": list(protect),
+        "layers": list(layers),
+        "engine": engine,
+        "seed": seed,
+        "strict": strict,
+    }
+    to = [] if output is None else [f"-o={os.fspath(output)}"]
+    return Forgotten.of(run(["forget", *options(given), *to, *arguments, *_model(model)]))
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    *,
+    forgotten: Sequence[int] = (),
+    engine: Engine = "auto",
+    arguments: Sequence[str] = (),
+) -> Evaluation:
+    """Accuracy class by class on labelled data; A_R, A_F and E_F where forgotten classes are named."""
+    given = {"data": data, "forgotten": [int(c) for c in forgotten], "engine": engine}
+    return Evaluation.of(run(["evaluate", *options(given), *arguments, *_model(model)]))
+
+
+def inspect(model: Path, *, arguments: Sequence[str] = ()) -> Inspection:
+    """What a model is and what stands in the way of changing it. A model that is not supported is no error here."""
+    return Inspection.of(run(["inspect", *arguments, *_model(model)], accept=(0, 2)))
+
+
+def _model(path: Path) -> list[str]:
+    # a name that begins with '-' is still a name
+    name = os.fspath(path)
+    return [os.path.join(os.curdir, name) if name.startswith("-") else name]
