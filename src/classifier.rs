@@ -120,8 +120,16 @@ impl Classifier {
     ///
     /// # Errors
     /// Never for a model that was opened.
-    pub fn on(mut self, engine: &dyn Engine) -> Result<Self> {
-        if engine.name() != "cpu" && self.options.float == DType::F64 {
+    pub fn on(self, engine: &dyn Engine) -> Result<Self> {
+        if engine.name() == "cpu" { Ok(self) } else { self.in_float32() }
+    }
+
+    /// This classifier with every float computed in float32.
+    ///
+    /// # Errors
+    /// Never for a model that was opened.
+    pub fn in_float32(mut self) -> Result<Self> {
+        if self.options.float == DType::F64 {
             self.options.float = DType::F32;
             self.look()?;
         }

@@ -109,9 +109,9 @@ impl EngineArgs {
 /// An engine as reports name it.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct EngineReport {
-    name: &'static str,
-    adapter: String,
-    why: String,
+    pub(super) name: &'static str,
+    pub(super) adapter: String,
+    pub(super) why: String,
 }
 
 impl EngineReport {

@@ -7,6 +7,7 @@ mod fisher;
 mod forget;
 mod gradients;
 mod inspect;
+mod plan;
 
 use crate::error::{Error, Kind, Result};
 use clap::{Parser, Subcommand};
@@ -36,6 +37,7 @@ enum Command {
     Fisher(fisher::Args),
     Forget(forget::Args),
     Evaluate(evaluate::Args),
+    Plan(plan::Args),
 }
 
 /// How a run ended.
@@ -90,6 +92,7 @@ impl Cli {
             Command::Fisher(a) => a.run(&context),
             Command::Forget(a) => a.run(&context),
             Command::Evaluate(a) => a.run(&context),
+            Command::Plan(a) => a.run(&context),
         };
         done.map_err(|e| {
             let device = e.kind() == Kind::Engine;

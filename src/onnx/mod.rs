@@ -2,6 +2,7 @@
 #![deny(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing))]
 
+mod digest;
 mod export;
 mod external;
 mod files;
@@ -15,11 +16,13 @@ mod run;
 mod samples;
 mod scan;
 mod schema;
+mod staged;
 mod target;
 mod values;
 mod weights;
 mod wire;
 
+pub use digest::FileDigest;
 pub(crate) use export::narrowed;
 pub use export::{ExportOptions, export, to_bytes};
 pub use external::DataFile;
@@ -27,7 +30,8 @@ pub(crate) use files::open as open_mapped;
 pub use import::{ImportOptions, Imported, import, import_stored};
 pub use journal::recover;
 pub use load::Model;
-pub use patch::{PatchOptions, PatchReport, PatchedWeight, patch, patch_to_bytes};
+pub use patch::{PatchOptions, PatchReport, PatchedWeight, patch, patch_to_bytes, stage};
 pub use run::Run;
+pub use staged::{Companion, Staged};
 pub use values::tensor_to_array;
 pub use weights::{Rounding, Storage, Weight};

@@ -15,6 +15,7 @@ use super::files;
 use super::journal;
 use super::load::{ExternalSpan, Model};
 use super::run::Run;
+use super::staged::Staged;
 use super::target::{self, Output};
 use super::weights::{Place, Storage, Weight};
 use crate::error::{Error, Result};
@@ -36,6 +37,8 @@ pub struct PatchOptions {
     pub in_place: bool,
     /// Data files that already exist beside the target may be replaced.
     pub overwrite_data: bool,
+    /// Other files are to appear together with the model: [`Staged::commit`] is given some.
+    pub companions: bool,
 }
 
 /// What [`patch`] did.
@@ -71,6 +74,20 @@ pub struct PatchedWeight {
 
 /// Writes the model with new values for some weights, given by their index in [`Model::weights`].
 ///
+/// # Errors
+/// As [`stage`] and [`Staged::commit`].
+pub fn patch(
+    model: &Model,
+    changes: &[(usize, Array)],
+    target: impl AsRef<Path>,
+    options: &PatchOptions,
+) -> Result<PatchReport> {
+    stage(model, changes, target, options)?.commit(&[])
+}
+
+/// Writes the model with new values for some weights under temporary names, from which [`Staged::commit`] takes them to
+/// their own.
+///
 /// Values are rounded to the stored type, to nearest even. An element whose new value equals the old one
 /// as that value was read keeps its bytes. Without `in_place`, data files are written below the target's
 /// directory under the names that the model gives them, changed or not; in the model's own directory that would
@@ -79,14 +96,13 @@ pub struct PatchedWeight {
 /// # Errors
 /// `Invalid` for values of another shape, values too large for the stored type, weights named twice, and targets
 /// as above; `Unsupported` for weights that are not patchable, overlap another tensor, or lie in a file with
-/// a checksum; `Io` when writing fails. After an error every file is as it was; should a rename fail after another,
-/// the journal stands.
-pub fn patch(
-    model: &Model,
+/// a checksum; `Io` when writing fails. After an error every file is as it was.
+pub fn stage<'m>(
+    model: &'m Model,
     changes: &[(usize, Array)],
     target: impl AsRef<Path>,
     options: &PatchOptions,
-) -> Result<PatchReport> {
+) -> Result<Staged<'m>> {
     let jobs = plan(model, changes)?;
     let touched = jobs.iter().map(|j| j.weight.data_file()).collect();
     let target = target.as_ref();
@@ -104,8 +120,7 @@ pub fn patch(
         let temp = outputs.temporary(output).map_err(|e| unwritable(&output.path, &e))?;
         temps.push(write(model.source(output.file)?, output, temp, here)?);
     }
-    report.files = outputs.commit(temps, model, target)?;
-    Ok(report)
+    Ok(Staged::new(model, target, outputs, temps, report))
 }
 
 /// The model's bytes with new values for some weights, none of which may lie in a data file.

@@ -5,9 +5,11 @@ use super::files::{self, Identity};
 use super::journal;
 use super::load::Model;
 use super::patch::PatchOptions;
+use super::staged::Companion;
 use crate::error::{Error, Result};
 use crate::files::{self as written, Part, Temporary, existing, flush};
 use crate::interrupt::{self, Unfinished};
+use crate::memory;
 use std::collections::BTreeSet;
 use std::fs::{Metadata, Permissions};
 use std::path::{Path, PathBuf};
@@ -30,6 +32,8 @@ pub(super) struct Outputs {
     in_place: bool,
     /// Stands in the names of temporary files that get their names together, different for every target.
     mark: String,
+    /// Files besides the model's own get their names with them.
+    companions: bool,
     /// Directories made for data files; removed again unless everything succeeds.
     created: Created,
 }
@@ -76,7 +80,8 @@ pub(super) fn outputs(
         return refuse("it is a data file of the model");
     }
     let mark = mark(target);
-    let mut outputs = Outputs { list: vec![], in_place: is_input, mark, created: Created::default() };
+    let (in_place, companions, created) = (is_input, options.companions, Created::default());
+    let mut outputs = Outputs { list: vec![], in_place, mark, companions, created };
     if is_input {
         if existing.as_ref().is_some_and(|found| files::links(found) > 1) {
             return refuse("it has other names (hard links), which would keep the old weights");
@@ -177,15 +182,46 @@ impl Outputs {
     /// The temporary file beside an output: private until it gets the permissions of its source, or at once those of
     /// any new file when there is none.
     pub(super) fn temporary(&self, output: &Output) -> std::io::Result<Temporary> {
-        let part = if self.list.len() > 1 { Part::Together(&self.mark) } else { Part::Alone };
-        Temporary::beside(&output.path, part, output.permissions.is_some())
+        Temporary::beside(&output.path, self.part(), output.permissions.is_some())
     }
 
-    /// Gives every temporary file its final name, data files first, and flushes the directories.
+    fn part(&self) -> Part<'_> {
+        if self.companions || self.list.len() > 1 { Part::Together(&self.mark) } else { Part::Alone }
+    }
+
+    /// Gives every temporary file its final name, data files first, then the model, then its companions, and flushes the
+    /// directories.
     ///
     /// Several files are written down in a journal before the first gets its name. When a rename fails that the
     /// journal cannot help, since no file has its name yet, everything is as it was.
-    pub(super) fn commit(mut self, temps: Vec<Temporary>, model: &Model, target: &Path) -> Result<Vec<PathBuf>> {
+    ///
+    /// A journal speaks of nothing outside of the model's directory. Companions that go elsewhere therefore get their
+    /// names before it stands: never is a model there without them.
+    pub(super) fn commit(
+        mut self,
+        mut temps: Vec<Temporary>,
+        model: &Model,
+        target: &Path,
+        companions: &[Companion],
+    ) -> Result<Vec<PathBuf>> {
+        if !companions.is_empty() && !self.companions {
+            return Err(Error::internal("companions of a model that was staged alone"));
+        }
+        let mut elsewhere = Vec::new();
+        for companion in companions {
+            let inside = self.admit(companion, model, target)?;
+            let part = if inside { self.part() } else { Part::Alone };
+            let temp = companion.write(part)?;
+            if inside {
+                temps.push(temp);
+                let path = companion.path.clone();
+                self.list.push(Output { file: None, path, permissions: None, replace: true });
+            } else {
+                elsewhere.push((temp, companion.path.as_path()));
+            }
+        }
+        // dropped after the hold, which putting things back takes again
+        let mut outside = Outside::default();
         let _held = interrupt::hold();
         if self.in_place {
             model.check_unchanged()?;
@@ -196,6 +232,9 @@ impl Outputs {
                 return Err(Error::invalid(format!("cannot write {}: it exists by now", output.path.display())));
             }
         }
+        for (temp, path) in elsewhere {
+            outside.put(temp, path)?;
+        }
         let renames = || temps.iter().map(Temporary::path).zip(self.list.iter().map(|o| o.path.as_path()));
         let standing = if temps.len() > 1 { Some(journal::begin(target, renames())?) } else { None };
         let mut done = Vec::new();
@@ -205,7 +244,10 @@ impl Outputs {
                 match standing {
                     Some(journal) if done.is_empty() => journal.end()?,
                     // some have their names: the journal stands, and with it all that it speaks of
-                    Some(_) => std::iter::once(temp).chain(left.map(|(t, _)| t)).for_each(Temporary::leave),
+                    Some(_) => {
+                        std::iter::once(temp).chain(left.map(|(t, _)| t)).for_each(Temporary::leave);
+                        outside.keep();
+                    }
                     None => {}
                 }
                 return Err(Error::io(format!("cannot write {}", output.path.display()), &e));
@@ -213,10 +255,71 @@ impl Outputs {
             done.push(output.path.clone());
         }
         self.created.0.clear();
+        done.extend(outside.keep());
         done.iter().map(|p| parent(p)).collect::<BTreeSet<_>>().into_iter().for_each(flush);
         if let Some(journal) = standing {
             journal.end()?;
         }
         Ok(done)
+    }
+
+    /// Looks at the place of a companion; true when it lies below the target's directory.
+    fn admit(&self, companion: &Companion, model: &Model, target: &Path) -> Result<bool> {
+        let path = &companion.path;
+        let refuse = |why: &str| Err(Error::invalid(format!("cannot write {}: {why}", path.display())));
+        let Ok(folder) = parent(path).canonicalize() else { return refuse("its directory does not exist") };
+        let Some(name) = path.file_name() else { return refuse("it names no file") };
+        let is_own = |found: &Metadata| {
+            let found = Identity::of(found);
+            model.opened.as_ref().is_some_and(|o| o.identity.is_same_file(&found))
+        };
+        if existing(path)?.is_some_and(|found| is_own(&found) || is_data(model, &found)) {
+            return refuse("it is a file of the input");
+        }
+        let taken = |o: &Output| o.path.file_name() == Some(name) && same_path(parent(&o.path), &folder);
+        if self.list.iter().any(taken) {
+            return refuse("another output has the same name");
+        }
+        Ok(parent(target).canonicalize().is_ok_and(|base| folder.starts_with(base)))
+    }
+}
+
+/// Companions that have their names already, outside of what a journal may speak of; unless all succeeds, what was
+/// there before is put back.
+#[derive(Debug, Default)]
+struct Outside(Vec<(PathBuf, Option<Vec<u8>>)>);
+
+impl Outside {
+    fn put(&mut self, temp: Temporary, path: &Path) -> Result<()> {
+        let failed = |e: std::io::Error| Error::io(format!("cannot write {}", path.display()), &e);
+        if self.0.iter().any(|(p, _)| p.file_name() == path.file_name() && same_path(parent(p), parent(path))) {
+            return Err(Error::invalid(format!("{} is written twice", path.display())));
+        }
+        let before = match existing(path)? {
+            Some(found) => {
+                memory::check(found.len(), format_args!("keeping {} until all is done", path.display()))?;
+                Some(std::fs::read(path).map_err(failed)?)
+            }
+            None => None,
+        };
+        temp.persist(path, true).map_err(|(e, _)| failed(e))?;
+        self.0.push((path.to_path_buf(), before));
+        Ok(())
+    }
+    /// Nothing is put back any more; where they are.
+    fn keep(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.0).into_iter().map(|(path, _)| path).collect()
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        for (path, before) in self.0.drain(..) {
+            // the error that led here is the one to be told
+            let _ = match before {
+                Some(bytes) => written::write_bytes(&path, &bytes).ok(),
+                None => std::fs::remove_file(&path).ok(),
+            };
+        }
     }
 }

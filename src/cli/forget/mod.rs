@@ -1,5 +1,6 @@
 //! `forget`: the main job.
 
+mod artefacts;
 mod options;
 mod report;
 
@@ -11,8 +12,9 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forget::{self, Request, Stage};
 use crate::inputs::Labelled;
-use crate::onnx::{Model, PatchOptions, Rounding, Storage, patch, recover};
+use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
+use artefacts::{ArtefactArgs, Finished};
 use options::{DepthName, ScopeName, StrengthArgs};
 use report::{Report, Run};
 use std::collections::BTreeMap;
@@ -62,6 +64,8 @@ pub(super) struct Args {
     scaling: ScaleArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    artefacts: ArtefactArgs,
 }
 
 impl Args {
@@ -76,6 +80,7 @@ impl Args {
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
+        self.artefacts.check(&self.model.model, &target, self.inputs.as_deref())?;
         for written in [&self.model.model, &target] {
             if recover(written)? && !context.quiet {
                 eprintln!("note: completed the change of {} that a stopped run had begun", written.display());
@@ -118,12 +123,26 @@ impl Args {
                 None => Err(Error::internal(format!("weight '{name}' is not in the file"))),
             })
             .collect::<Result<Vec<_>>>()?;
-        let options = PatchOptions { in_place: self.in_place, ..PatchOptions::default() };
+        let companions = !self.artefacts.targets().is_empty();
+        let options = PatchOptions { in_place: self.in_place, companions, ..PatchOptions::default() };
         let rounding = rounding(model, &changes)?;
-        patch(model, &changes, &target, &options)?;
+        let staged = stage(model, &changes, &target, &options)?;
         let run =
             Run { classes: &self.classes, seed: self.seed, truth: &data.y, seconds: start.elapsed().as_secs_f64() };
         let report = Report::new(target, engine, made, &outcome, rounding, &run);
+        let finished = Finished {
+            classifier: &classifier,
+            engine: chosen.engine.as_ref(),
+            request: &request,
+            inputs: self.inputs.as_deref(),
+            data: &data,
+            outcome: &outcome,
+            report: &report,
+            staged: &staged,
+            known: Default::default(),
+        };
+        let beside = self.artefacts.prepare(&finished)?;
+        staged.commit(&beside)?;
         context.print(&report, || report.text())?;
         Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
     }

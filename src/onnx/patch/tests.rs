@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use prost::Message;
 use std::fs;
 
+mod companions;
+
 struct Case {
     dir: tempfile::TempDir,
     model: PathBuf,

@@ -1,0 +1,101 @@
+//! What is written beside the model, and appears together with it.
+//!
+//! Every artefact is a flag of [`ArtefactArgs`], a line in [`ArtefactArgs::targets`] and one in
+//! [`ArtefactArgs::prepare`], which is called once the new model is complete under a temporary name: its hashes are known,
+//! and no file has its name yet. An artefact that fails leaves nothing behind, the model included.
+
+use super::report::Report;
+use crate::classifier::Classifier;
+use crate::cli::common::{check_target, same_file};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::forget::{Outcome, Request};
+use crate::inputs::Labelled;
+use crate::onnx::{Companion, FileDigest, Staged};
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+
+/// Which files are written beside the model.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct ArtefactArgs {}
+
+impl ArtefactArgs {
+    /// Where artefacts go, in the order in which they were asked for.
+    pub(super) fn targets(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+    /// Checks, before any work is done, that every artefact can be written and replaces nothing that is read or written
+    /// otherwise.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the file.
+    pub(super) fn check(&self, model: &Path, target: &Path, inputs: Option<&Path>) -> Result<()> {
+        let targets = self.targets();
+        let read: Vec<&Path> = [Some(model), Some(target), inputs].into_iter().flatten().collect();
+        for (i, path) in targets.iter().enumerate() {
+            check_target(path, &read)?;
+            if targets.iter().take(i).any(|other| same_file(other, path)) {
+                return Err(Error::invalid(format!("{} would be written twice", path.display())));
+            }
+        }
+        Ok(())
+    }
+    /// All artefacts, to be committed with the model.
+    ///
+    /// # Errors
+    /// Whatever keeps one from being made.
+    pub(super) fn prepare(&self, run: &Finished<'_>) -> Result<Vec<Companion>> {
+        let _ = run;
+        Ok(Vec::new())
+    }
+}
+
+/// All that is known of a run that is done, but for the names of its files.
+#[allow(dead_code, reason = "artefacts read it")]
+pub(super) struct Finished<'a> {
+    /// The model as it was.
+    pub(super) classifier: &'a Classifier,
+    /// What computed.
+    pub(super) engine: &'a dyn Engine,
+    /// What was asked for.
+    pub(super) request: &'a Request,
+    /// Where the labelled inputs were read, if they were.
+    pub(super) inputs: Option<&'a Path>,
+    /// The labelled inputs, read or made.
+    pub(super) data: &'a Labelled,
+    /// What was found.
+    pub(super) outcome: &'a Outcome,
+    /// What is printed.
+    pub(super) report: &'a Report,
+    /// The new model under its temporary name.
+    pub(super) staged: &'a Staged<'a>,
+    /// Filled by [`Finished::digests`].
+    pub(super) known: OnceCell<Digests>,
+}
+
+/// Hashes of the files of a model before and after.
+#[allow(dead_code, reason = "artefacts read it")]
+pub(super) struct Digests {
+    pub(super) before: Vec<FileDigest>,
+    pub(super) after: Vec<FileDigest>,
+}
+
+#[allow(dead_code, reason = "artefacts call it")]
+impl Finished<'_> {
+    /// Hashes of the original's files and of the new ones, the model first; computed once, when they are asked for.
+    ///
+    /// # Errors
+    /// `Io` when a new file cannot be read back.
+    pub(super) fn digests(&self) -> Result<&Digests> {
+        if let Some(known) = self.known.get() {
+            return Ok(known);
+        }
+        let digests = Digests { before: self.staged.model().digests(), after: self.staged.digests()? };
+        Ok(self.known.get_or_init(|| digests))
+    }
+    /// The command that was typed, word by word, with the program's name and not its path in front.
+    pub(super) fn command(&self) -> Vec<String> {
+        let words = std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned());
+        std::iter::once(env!("CARGO_PKG_NAME").to_owned()).chain(words).collect()
+    }
+}
