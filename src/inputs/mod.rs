@@ -13,16 +13,18 @@ mod load;
 mod npy;
 pub mod npz;
 mod raw;
+mod source;
 pub mod synthesis;
 
-pub use load::{Expected, Options, Split, load, sample_shapes, split_of};
+pub use load::{Expected, Options, Split, are_made, load, sample_shapes, split_of};
 pub use raw::Scaling;
+pub use source::Source;
 
 use crate::each_type;
 use crate::error::{Error, Result};
 use crate::tensor::{Array, DType, Element, TensorType};
 use ndarray::{ArcArray, Axis, IxDyn, Slice};
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -94,11 +96,7 @@ impl Labelled {
     }
     /// Positions of the samples of every class that occurs.
     pub fn by_class(&self) -> BTreeMap<usize, Vec<usize>> {
-        let mut all = BTreeMap::<_, Vec<_>>::new();
-        for (i, &c) in self.y.iter().enumerate() {
-            all.entry(c).or_default().push(i);
-        }
-        all
+        by_class(&self.y)
     }
     /// Splits in samples whose class is among `classes` and all others, each in the old order.
     ///
@@ -186,6 +184,15 @@ impl Labelled {
     }
 }
 
+/// Positions of every class that occurs.
+fn by_class(y: &[usize]) -> BTreeMap<usize, Vec<usize>> {
+    let mut all = BTreeMap::<_, Vec<_>>::new();
+    for (i, &c) in y.iter().enumerate() {
+        all.entry(c).or_default().push(i);
+    }
+    all
+}
+
 /// Checks shape, type and finiteness of `[n, ...]` against the type of one sample.
 fn check_array(name: &str, a: &Array, sample: &TensorType) -> Result<()> {
     let (n, shape) = a.shape().split_first().map_or((0, &[][..]), |(&n, s)| (n, s));
@@ -246,6 +253,13 @@ pub(crate) fn choose(n: usize, limit: usize, seed: u64) -> Option<Vec<usize>> {
     all.truncate(limit);
     all.sort_unstable();
     Some(all)
+}
+
+/// Brings a list into random order (Fisher–Yates).
+pub(crate) fn shuffle<T>(list: &mut [T], rng: &mut ChaCha8Rng) {
+    for i in (1..list.len()).rev() {
+        list.swap(i, rng.random_range(0..=i));
+    }
 }
 
 /// ChaCha8 whose 32-byte key is the seed (8 bytes, little endian), then `onnx-unlearn `, then `purpose`, then zeros.

@@ -35,9 +35,9 @@ impl ArtefactArgs {
     ///
     /// # Errors
     /// `Invalid`, naming the file.
-    pub(super) fn check(&self, model: &Path, target: &Path, inputs: Option<&Path>) -> Result<()> {
+    pub(super) fn check(&self, model: &Path, target: &Path, inputs: &[&Path]) -> Result<()> {
         let targets = self.targets();
-        let read: Vec<&Path> = [Some(model), Some(target), inputs].into_iter().flatten().collect();
+        let read = [&[model, target], inputs].concat();
         for (i, path) in targets.iter().enumerate() {
             check_target(path, &read)?;
             if targets.iter().take(i).any(|other| same_file(other, path)) {
