@@ -2,6 +2,7 @@
 
 pub mod emit;
 pub mod format;
+pub mod html;
 mod progress;
 mod table;
 

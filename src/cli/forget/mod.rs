@@ -4,6 +4,7 @@ mod artefacts;
 mod checks;
 mod emit;
 mod options;
+mod page;
 mod report;
 
 use super::codes::{Made, SynthesisArgs};

@@ -120,6 +120,19 @@ impl Report {
         }
     }
 
+    /// What rounding to the file's types did, a line for each type.
+    pub(super) fn rounded(&self) -> Vec<String> {
+        let line = |(name, n): (&&str, &Rounding)| {
+            format!(
+                "{name}: of {} new elements {} were rounded to nearest even, {} of them back to the old element",
+                format::count(n.changed),
+                format::count(n.rounded),
+                format::count(n.lost)
+            )
+        };
+        self.rounding.iter().map(line).collect()
+    }
+
     /// As a terminal shows it.
     pub(super) fn text(&self) -> String {
         let r = self;
@@ -174,13 +187,8 @@ impl Report {
             out += &format!("unsure: {doubt}\n");
         }
         out += &format!("{} % of the change lies in the last layer\n", format::percent(r.head_share));
-        for (name, n) in &r.rounding {
-            out += &format!(
-                "{name}: of {} new elements {} were rounded to nearest even, {} of them back to the old element\n",
-                format::count(n.changed),
-                format::count(n.rounded),
-                format::count(n.lost)
-            );
+        for line in r.rounded() {
+            out += &format!("{line}\n");
         }
         out += &format!(
             "wrote {}: {} elements of {} weights changed, {:.2} s\n",
