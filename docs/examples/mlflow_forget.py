@@ -65,7 +65,7 @@ def onnx_file(folder: Path) -> Path:
     flavors = Model.load(str(folder)).flavors
     if "onnx" not in flavors:
         raise SystemExit(f"the model has the flavors {', '.join(flavors)}, and onnx is not among them")
-    return folder / flavors["onnx"]["data"]
+    return folder / str(flavors["onnx"]["data"])
 
 
 def digests(folder: Path, like: Path) -> dict[str, str]:
