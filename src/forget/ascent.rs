@@ -2,7 +2,7 @@
 //!
 //! `w ← w − s · P ∘ ∂m/∂w`, where `m` is the mean over the forget inputs of the log-odds
 //! `log Σ_{k∈C_F} e^{z_k} − log Σ_{k∈C_R} e^{z_k}` that a class to forget is answered, and
-//! `P_i = f_F,i / (f_F,i + f_R,i) · 1 / (f_R,i + ε mean_l f_R)`: a natural-gradient step (Amari, *Natural gradient works
+//! `P_i = (f_F,i / (f_F,i + f_R,i))^4 · 1 / (f_R,i + ε mean_l f_R)`: a natural-gradient step (Amari, *Natural gradient works
 //! efficiently in learning*, 1998) on the diagonal Fisher of the retained classes, taken where the classes to forget
 //! have the greater part of the Fisher. `s` is such that `m` falls by a given amount to first order.
 
@@ -17,8 +17,14 @@ use crate::inputs::Labelled;
 use crate::ops::{Pen, reduce_sum, reshape};
 use crate::tensor::{Array, DType, TensorType};
 
+/// How much lower the log-odds of the forget inputs are after a step, to first order.
+const STEP: f64 = 1.5;
+
 /// Part of the mean of an initializer's `f_R` that every one of its weights counts with at least.
 const EPSILON: f64 = 0.1;
+
+/// Power of the part that the classes to forget have of a weight's Fisher.
+const SELECTIVITY: f64 = 4.0;
 
 /// Stands for a class that has no part in a softmax.
 const NEVER: f64 = -1e30;
@@ -28,6 +34,22 @@ const MOST_INPUTS: usize = 64;
 
 /// More samples than this never share a batch; it bounds the memory that activations take.
 const MAX_BATCH: usize = 32;
+
+/// The weights that a step moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All but the last layer's.
+    Body,
+    /// The last layer's.
+    Head,
+}
+
+impl Part {
+    /// True for a weight of this part; `head` names those of the last layer.
+    pub fn holds(self, name: &str, head: &[String]) -> bool {
+        head.iter().any(|h| h == name) == (self == Self::Head)
+    }
+}
 
 /// Prepared steps for one choice of classes and weights.
 pub struct Ascent<'a> {
@@ -98,13 +120,13 @@ impl<'a> Ascent<'a> {
         Ok(Self { engine, graph: g, slopes, step, weight_ids, names, types, scales, inputs, float })
     }
 
-    /// Weights at which the mean log-odds of the forget inputs are lower by `by`, to first order.
+    /// Weights at which the mean log-odds of the forget inputs are lower by 1.5, to first order.
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn step(&mut self, weights: &Weights, by: f64) -> Result<Weights> {
+    pub fn step(&mut self, weights: &Weights) -> Result<Weights> {
         let slopes = self.slopes(weights)?;
-        let mut feeds = vec![Tensor::Host(Array::full_float(self.float, &[], by))];
+        let mut feeds = vec![Tensor::Host(Array::full_float(self.float, &[], STEP))];
         for ((name, slope), scale) in self.names.iter().zip(slopes).zip(&self.scales) {
             let w = weights.get(name).cloned();
             let w = w.ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?;
@@ -183,6 +205,8 @@ fn scales(engine: &dyn Engine, types: &[TensorType], f_f: Vec<Tensor>, f_r: Vec<
         let bound = p.add(f_r, least)?;
         let both = p.add(f_f, f_r)?;
         let part = guarded(&mut p, f_f, both)?;
+        let power = p.scalar_like(SELECTIVITY, f_f);
+        let part = p.op("Pow", &[part, power])?;
         let scale = guarded(&mut p, part, bound)?;
         g.outputs.push(scale);
     }

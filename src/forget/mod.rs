@@ -8,6 +8,7 @@ pub mod rewrite;
 pub mod rules;
 mod scope;
 pub mod search;
+mod walk;
 
 use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
@@ -131,7 +132,7 @@ pub fn forget(
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
     let basis = scope::narrow(fishers.basis, request.scope, &head, &request.protect)?;
-    let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
+    let mut trials = Trials::new(classifier, engine, answerer, &old, basis, data, request);
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {

@@ -33,6 +33,14 @@ pub enum Strength {
         /// Decides ε.
         seed: u64,
     },
+    /// Steps away from the classes to forget, short where the retained classes are sensitive
+    /// ([`Ascent`](super::ascent::Ascent)): first of the body, then of the last layer.
+    Ascent {
+        /// Steps of all weights but the last layer's.
+        body: usize,
+        /// Steps of the last layer's weights.
+        head: usize,
+    },
 }
 
 /// Which rule, without its strengths.
@@ -44,6 +52,8 @@ pub enum Rule {
     Dampen,
     /// [`Strength::Noise`]
     Noise,
+    /// [`Strength::Ascent`]
+    Ascent,
 }
 
 impl Strength {
@@ -53,6 +63,7 @@ impl Strength {
             Self::Ratio { .. } => Rule::Ratio,
             Self::Dampen { .. } => Rule::Dampen,
             Self::Noise { .. } => Rule::Noise,
+            Self::Ascent { .. } => Rule::Ascent,
         }
     }
     /// The strengths as the rule's graph takes them, in order.
@@ -61,6 +72,7 @@ impl Strength {
             Self::Ratio { lambda1, lambda2, sign } => vec![lambda1, lambda2, sign],
             Self::Dampen { alpha, lambda } => vec![alpha, lambda],
             Self::Noise { sigma, .. } => vec![sigma],
+            Self::Ascent { body, head } => vec![body as f64, head as f64],
         }
     }
 }
@@ -73,6 +85,7 @@ impl std::fmt::Display for Strength {
             }
             Self::Dampen { alpha, lambda } => write!(f, "dampen, α {alpha:.4}, λ {lambda:.4}"),
             Self::Noise { sigma, seed } => write!(f, "noise, σ {sigma:.4e}, seed {seed}"),
+            Self::Ascent { body, head } => write!(f, "ascent, {body} steps in the body, {head} in the last layer"),
         }
     }
 }
@@ -97,6 +110,7 @@ impl Rule {
             Self::Ratio => &["lambda1", "lambda2", "sign"],
             Self::Dampen => &["alpha", "lambda"],
             Self::Noise => &["sigma"],
+            Self::Ascent => &["body_steps", "head_steps"],
         }
     }
     /// As on the command line.
@@ -105,17 +119,19 @@ impl Rule {
             Self::Ratio => "ratio",
             Self::Dampen => "dampen",
             Self::Noise => "noise",
+            Self::Ascent => "ascent",
         }
     }
     /// Adds the nodes that change one weight.
     ///
     /// # Errors
-    /// When the shapes differ.
+    /// When the shapes differ, or the rule is the ascent, which reads gradients.
     pub fn push(self, g: &mut Graph, x: Operands, strengths: &[ValueId]) -> Result<ValueId> {
         match (self, strengths) {
             (Self::Ratio, &[lambda1, lambda2, sign]) => ratio(g, x, lambda1, lambda2, sign),
             (Self::Dampen, &[alpha, lambda]) => dampen(g, x, alpha, lambda),
             (Self::Noise, &[sigma]) => noise(g, x, sigma),
+            (Self::Ascent, _) => Err(crate::error::Error::internal("an ascent needs gradients, not a rule's nodes")),
             _ => Err(crate::error::Error::internal("a rule was given the wrong number of strengths")),
         }
     }

@@ -2,9 +2,11 @@
 
 use super::Request;
 use super::answers::{Answerer, Answers};
+use super::ascent::{Ascent, Part};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
-use crate::classifier::Weights;
+use super::walk;
+use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
@@ -44,6 +46,7 @@ impl Candidate {
 
 /// Tries strengths on one model, one set of inputs and one choice of classes.
 pub struct Trials<'a> {
+    classifier: &'a Classifier,
     engine: &'a dyn Engine,
     answerer: Answerer,
     old: &'a Weights,
@@ -51,22 +54,62 @@ pub struct Trials<'a> {
     data: &'a Labelled,
     forgotten: Vec<usize>,
     rewriters: Vec<(Rule, Rewriter)>,
+    ascents: Vec<(Part, Ascent<'a>)>,
 }
 
 impl<'a> Trials<'a> {
-    /// Nothing runs yet.
-    ///
-    /// # Errors
-    /// Never today; sessions are made when a rule is first tried.
+    /// Nothing runs yet; sessions are made when a rule is first tried.
     pub fn new(
+        classifier: &'a Classifier,
         engine: &'a dyn Engine,
         answerer: Answerer,
         old: &'a Weights,
         basis: Basis,
         data: &'a Labelled,
         request: &Request,
-    ) -> Result<Self> {
-        Ok(Self { engine, answerer, old, basis, data, forgotten: request.classes.clone(), rewriters: Vec::new() })
+    ) -> Self {
+        let forgotten = request.classes.clone();
+        let (rewriters, ascents) = (Vec::new(), Vec::new());
+        Self { classifier, engine, answerer, old, basis, data, forgotten, rewriters, ascents }
+    }
+
+    /// The weights as they came.
+    pub(super) fn old(&self) -> &'a Weights {
+        self.old
+    }
+
+    /// The labelled inputs.
+    pub(super) fn data(&self) -> &'a Labelled {
+        self.data
+    }
+
+    /// The classes to forget.
+    pub(super) fn forgotten(&self) -> &[usize] {
+        &self.forgotten
+    }
+
+    /// True when some weight of that part may change.
+    pub(super) fn may_change(&self, part: Part) -> bool {
+        self.basis.names.iter().any(|n| part.holds(n, &self.answerer.head))
+    }
+
+    /// The weights after one more step of the ascent.
+    ///
+    /// # Errors
+    /// When no weight of that part may change, an op has no derivative, or the engine fails.
+    pub(super) fn step(&mut self, part: Part, weights: &Weights) -> Result<Weights> {
+        let i = match self.ascents.iter().position(|(p, _)| *p == part) {
+            Some(i) => i,
+            None => {
+                let head = self.answerer.head.clone();
+                let moved = |name: &str| part.holds(name, &head);
+                let ascent =
+                    Ascent::new(self.classifier, self.engine, &self.basis, &moved, self.data, &self.forgotten)?;
+                self.ascents.push((part, ascent));
+                self.ascents.len() - 1
+            }
+        };
+        self.ascents[i].1.step(weights)
     }
 
     /// Answers under the old weights.
@@ -96,6 +139,14 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// When the engine fails.
     pub fn at(&mut self, strength: &Strength) -> Result<(Weights, Answers)> {
+        if let Strength::Ascent { body, head } = *strength {
+            let mut weights = self.old.clone();
+            for part in std::iter::repeat_n(Part::Body, body).chain(std::iter::repeat_n(Part::Head, head)) {
+                weights = self.step(part, &weights)?;
+            }
+            let answers = self.answers(&weights)?;
+            return Ok((weights, answers));
+        }
         let rule = strength.rule();
         let i = match self.rewriters.iter().position(|(r, _)| *r == rule) {
             Some(i) => i,
@@ -199,6 +250,7 @@ impl Path {
     fn of(rule: Rule, seed: u64) -> Vec<Self> {
         match rule {
             Rule::Noise => vec![Self::Noise { seed }],
+            Rule::Ascent => Vec::new(),
             Rule::Dampen => vec![Self::Dampen],
             Rule::Ratio => vec![Self::Ratio { sign: 1.0 }, Self::Ratio { sign: -1.0 }],
         }
@@ -304,6 +356,15 @@ pub fn search(
     let mut tried = Vec::new();
     let mut best: Option<(Candidate, Strength)> = None;
     for &rule in rules {
+        if rule == Rule::Ascent {
+            let (strength, candidate) = walk::walk(trials, request, &mut tried, tick)?;
+            if candidate.is_good(&start) {
+                return Ok((strength, tried));
+            }
+            if candidate.finite && best.as_ref().is_none_or(|(b, _)| candidate.value() > b.value()) {
+                best = Some((candidate, strength));
+            }
+        }
         for path in Path::of(rule, request.seed) {
             let mut line = Line { trials, path, start: &start, tried: &mut tried, tick, ask };
             let Some(mut found) = line.place()? else { continue };

@@ -1,7 +1,7 @@
 //! How deep steps away from a class may go: one JSON line for each (class, step), with what the inputs, blends of them
 //! and test images say. The study in docs/benchmarks.md reads these lines; nothing of this is used by the tool.
 //!
-//!     cargo bench --bench depth -- MODEL INPUTS.npz[+INPUTS.npz] TEST LIMIT CLASS,... STEPS BY
+//!     cargo bench --bench depth -- MODEL INPUTS.npz[+INPUTS.npz] TEST LIMIT CLASS,... STEPS
 
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights};
 use onnx_unlearn::engine::choose::{Choice, choose};
@@ -17,8 +17,8 @@ use std::path::Path;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let [model, source, test, limit, classes, steps, by] = &args[..] else {
-        println!("usage: MODEL INPUTS.npz[+INPUTS.npz] TEST LIMIT CLASS,... STEPS BY");
+    let [model, source, test, limit, classes, steps] = &args[..] else {
+        println!("usage: MODEL INPUTS.npz[+INPUTS.npz] TEST LIMIT CLASS,... STEPS");
         return Ok(());
     };
     let c = Classifier::open(Path::new(model), ClassifierOptions::default())?;
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let old = Weights::upload(&*engine, &c.bind(1)?)?;
     let mut answerer = Answerer::new(&c, &*engine, 250, false)?;
     let head = answerer.head.clone();
-    let (steps, by): (usize, f64) = (steps.parse().unwrap_or(20), by.parse().unwrap_or(1.0));
+    let steps: usize = steps.parse().unwrap_or(16);
     for group in classes.split(',') {
         let forgotten: Vec<usize> = group.split('+').filter_map(|c| c.parse().ok()).collect();
         let retained: Vec<usize> = (0..c.classes()).filter(|c| !forgotten.contains(c)).collect();
@@ -48,8 +48,7 @@ fn main() -> Result<()> {
         let blends = blends(&data, &forgotten)?;
         let between = between(&data, &forgotten)?;
         let dim = dim(&data, &forgotten)?;
-        let sets =
-            [("inputs", &data), ("blends", &blends), ("between", &between), ("dim", &dim), ("test", &test)];
+        let sets = [("inputs", &data), ("blends", &blends), ("between", &between), ("dim", &dim), ("test", &test)];
         let mut weights = old.clone();
         let mut before: Vec<Answers> = Vec::new();
         for k in 0..=steps {
@@ -62,7 +61,7 @@ fn main() -> Result<()> {
                 line[*what] = stats(&before[i], &now, &set.y, &forgotten);
             }
             println!("{line}");
-            weights = ascent.step(&weights, by)?;
+            weights = ascent.step(&weights)?;
         }
     }
     Ok(())

@@ -85,7 +85,7 @@ impl Args {
         let start = Instant::now();
         self.classes.sort_unstable();
         self.classes.dedup();
-        let method = self.strength.method(self.seed)?;
+        let method = self.strength.method(self.seed, self.inputs.is_none())?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
         let read: Vec<&Path> = self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).collect();
         check_target(&target, &read)?;

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum RuleName {
-    /// Both rules, strength searched on the inputs
+    /// Dampening or ratio on inputs that are given, ascent on inputs made from the model; strength searched on them
     #[default]
     Auto,
     /// w ± α η with η = f_F / f_R; needs --lambda1 and --lambda2, or searches them
@@ -15,6 +15,8 @@ pub(super) enum RuleName {
     Dampen,
     /// w + σ ε, least where f_R is great; needs --sigma, or searches it; no (ε, δ) promise
     Noise,
+    /// Steps down the forget inputs' odds, each weight's over f_R; needs --body-steps and --head-steps, or searches them
+    Ascent,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -80,14 +82,21 @@ pub(super) struct StrengthArgs {
     /// Noise: deviation of a weight of mean f_R, as a part of the root mean square of its initializer.
     #[arg(long, value_name = "V")]
     sigma: Option<f64>,
+    /// Ascent: steps of all weights but the last layer's.
+    #[arg(long, value_name = "N", requires = "head_steps", value_parser = clap::value_parser!(u16).range(..=1000))]
+    body_steps: Option<u16>,
+    /// Ascent: steps of the last layer's weights, after the others.
+    #[arg(long, value_name = "N", requires = "body_steps", value_parser = clap::value_parser!(u16).range(..=1000))]
+    head_steps: Option<u16>,
 }
 
 impl StrengthArgs {
-    /// How strength is found, as the flags say; `seed` decides the noise of the rule that adds some.
+    /// How strength is found, as the flags say; `seed` decides the noise of the rule that adds some. What the best rule is
+    /// depends on whether inputs are `made` from the model.
     ///
     /// # Errors
     /// `Invalid` for strengths of another rule, or below 0.
-    pub(super) fn method(&self, seed: u64) -> Result<Method> {
+    pub(super) fn method(&self, seed: u64, made: bool) -> Result<Method> {
         let ratio = self.lambda1.zip(self.lambda2);
         let dampen = self.alpha.zip(self.lambda);
         for (name, v) in [
@@ -101,21 +110,36 @@ impl StrengthArgs {
                 return Err(Error::invalid(format!("--{name} {v} must be a number of at least 0")));
             }
         }
-        match (self.rule, ratio, dampen, self.sigma) {
-            (RuleName::Ratio, Some((lambda1, lambda2)), None, None) => {
+        let steps = self.body_steps.zip(self.head_steps);
+        match (self.rule, ratio, dampen, self.sigma, steps) {
+            (RuleName::Ratio, Some((lambda1, lambda2)), None, None, None) => {
                 Ok(Method::Fixed(Strength::Ratio { lambda1, lambda2, sign: 1.0 }))
             }
-            (RuleName::Dampen, None, Some((alpha, lambda)), None) => {
+            (RuleName::Dampen, None, Some((alpha, lambda)), None, None) => {
                 Ok(Method::Fixed(Strength::Dampen { alpha, lambda }))
             }
-            (RuleName::Auto, None, None, None) => Ok(Method::Search(vec![Rule::Dampen, Rule::Ratio])),
-            (RuleName::Ratio, None, None, None) => Ok(Method::Search(vec![Rule::Ratio])),
-            (RuleName::Noise, None, None, Some(sigma)) => Ok(Method::Fixed(Strength::Noise { sigma, seed })),
-            (RuleName::Noise, None, None, None) => Ok(Method::Search(vec![Rule::Noise])),
-            (RuleName::Dampen, None, None, None) => Ok(Method::Search(vec![Rule::Dampen])),
+            (RuleName::Noise, None, None, Some(sigma), None) => Ok(Method::Fixed(Strength::Noise { sigma, seed })),
+            (RuleName::Ascent, None, None, None, Some((body, head))) => {
+                Ok(Method::Fixed(Strength::Ascent { body: body.into(), head: head.into() }))
+            }
+            (rule, None, None, None, None) => Ok(Method::Search(rule.rules(made))),
             _ => Err(Error::invalid(
-                "strengths belong to a rule: --rule ratio takes --lambda1 and --lambda2, --rule dampen takes --alpha and --lambda, --rule noise takes --sigma",
+                "strengths belong to a rule: --rule ratio takes --lambda1 and --lambda2, --rule dampen takes --alpha and --lambda, --rule noise takes --sigma, --rule ascent takes --body-steps and --head-steps",
             )),
+        }
+    }
+}
+
+impl RuleName {
+    /// Rules that are searched, in this order; the first that does everything is taken.
+    fn rules(self, made: bool) -> Vec<Rule> {
+        match self {
+            Self::Auto if made => vec![Rule::Ascent, Rule::Dampen, Rule::Ratio],
+            Self::Auto => vec![Rule::Dampen, Rule::Ratio],
+            Self::Ratio => vec![Rule::Ratio],
+            Self::Dampen => vec![Rule::Dampen],
+            Self::Noise => vec![Rule::Noise],
+            Self::Ascent => vec![Rule::Ascent],
         }
     }
 }

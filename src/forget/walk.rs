@@ -1,0 +1,190 @@
+//! Searching an ascent: into the body as far as the retained inputs allow, then in the last layer until data are sure to
+//! be unanswered as well.
+
+use super::Request;
+use super::answers::Answers;
+use super::ascent::Part;
+use super::rules::Strength;
+use super::search::{Candidate, Depth, Trials};
+use crate::classifier::Weights;
+use crate::error::Result;
+
+/// Steps of the body at most, and of the last layer.
+const MOST_BODY: usize = 16;
+const MOST_HEAD: usize = 24;
+
+/// The body changes while every retained class keeps this part of its probability on inputs that were made from the
+/// model. Found by trying (docs/benchmarks.md).
+const KEPT_MADE: f64 = 0.98;
+
+/// The same on inputs that are given, which may be memorised and then say less of data.
+const KEPT_GIVEN: f64 = 0.999;
+
+/// The same for [`Depth::Body`], which pays for depth.
+const KEPT_DEEP: f64 = 0.95;
+
+/// The last layer changes while every retained class keeps this part of what it has after the body has changed.
+const KEPT_HEAD: f64 = 0.99;
+
+/// The body has changed enough when the old head gives the forget inputs log-odds as far below nought as they were above,
+/// and this much further.
+const MARGIN: f64 = 4.0;
+
+/// Takes steps from the weights as they came; the last place that keeps what is to be kept.
+///
+/// The last layer is moved so far that inputs twice as certain as the forget inputs would be lost, and [`MARGIN`] further:
+/// data may be answered with more certainty, and a change of the body reaches them in part only.
+///
+/// # Errors
+/// When the engine fails.
+pub(super) fn walk(
+    trials: &mut Trials,
+    request: &Request,
+    tried: &mut Vec<Candidate>,
+    tick: &mut dyn FnMut(),
+) -> Result<(Strength, Candidate)> {
+    let before = trials.before()?;
+    let labels = &trials.data().y;
+    let forgotten = trials.forgotten().to_vec();
+    let odds = |logits: &[f64]| log_odds(logits, before.classes, labels, &forgotten);
+    let certainty = odds(&before.logits).max(0.0);
+    let kept = match (request.depth, request.made) {
+        (Depth::Body, _) => KEPT_DEEP,
+        (_, true) => KEPT_MADE,
+        (_, false) => KEPT_GIVEN,
+    };
+    let mut place = Place { weights: trials.old().clone(), answers: before.clone(), body: 0, head: 0 };
+    let body = Walk {
+        part: Part::Body,
+        most: if request.depth == Depth::Head { 0 } else { MOST_BODY },
+        enough: &|a| odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -certainty - MARGIN,
+        keeps: &|a| least_kept(&before, a, labels, &forgotten) >= kept,
+    };
+    body.go(trials, &mut place, tried, tick)?;
+    let (start, from) = (place.answers.clone(), odds(&place.answers.logits));
+    let head = Walk {
+        part: Part::Head,
+        most: MOST_HEAD,
+        enough: &|a| odds(&a.logits) <= from - 2.0 * certainty - MARGIN,
+        keeps: &|a| least_kept(&start, a, labels, &forgotten) >= KEPT_HEAD,
+    };
+    head.go(trials, &mut place, tried, tick)?;
+    let strength = place.strength();
+    let candidate = trials.judge(&strength.to_string(), &place.answers);
+    Ok((strength, candidate))
+}
+
+/// Where the steps have led.
+struct Place {
+    weights: Weights,
+    answers: Answers,
+    body: usize,
+    head: usize,
+}
+
+impl Place {
+    fn strength(&self) -> Strength {
+        Strength::Ascent { body: self.body, head: self.head }
+    }
+}
+
+/// Steps of one part.
+struct Walk<'a> {
+    part: Part,
+    most: usize,
+    enough: &'a dyn Fn(&Answers) -> bool,
+    keeps: &'a dyn Fn(&Answers) -> bool,
+}
+
+impl Walk<'_> {
+    /// Steps until it is enough, or the next would not keep what is to be kept.
+    fn go(
+        &self,
+        trials: &mut Trials,
+        place: &mut Place,
+        tried: &mut Vec<Candidate>,
+        tick: &mut dyn FnMut(),
+    ) -> Result<()> {
+        if !trials.may_change(self.part) {
+            return Ok(());
+        }
+        for _ in 0..self.most {
+            if (self.enough)(&place.answers) {
+                break;
+            }
+            let weights = trials.step(self.part, &place.weights)?;
+            let answers = trials.answers(&weights)?;
+            let next = match self.part {
+                Part::Body => Place { weights, answers, body: place.body + 1, head: place.head },
+                Part::Head => Place { weights, answers, body: place.body, head: place.head + 1 },
+            };
+            tried.push(trials.judge(&next.strength().to_string(), &next.answers));
+            tick();
+            if !next.answers.is_finite() || !(self.keeps)(&next.answers) {
+                break;
+            }
+            *place = next;
+        }
+        Ok(())
+    }
+}
+
+/// Mean over the forget inputs of `log Σ_{k∈C_F} p_k − log Σ_{k∈C_R} p_k`.
+fn log_odds(logits: &[f64], classes: usize, labels: &[usize], forgotten: &[usize]) -> f64 {
+    let (mut sum, mut n) = (0.0, 0.0);
+    for (row, y) in logits.chunks(classes).zip(labels) {
+        if forgotten.contains(y) {
+            let side = |is_forgotten: bool| {
+                let own = (0..classes).filter(|k| forgotten.contains(k) == is_forgotten).map(|k| row[k]);
+                let top = own.clone().fold(f64::NEG_INFINITY, f64::max);
+                top + own.map(|z| (z - top).exp()).sum::<f64>().ln()
+            };
+            sum += side(true) - side(false);
+            n += 1.0;
+        }
+    }
+    sum / n
+}
+
+/// Least over the retained classes of the part that is left of the mean probability of their own class.
+fn least_kept(before: &Answers, now: &Answers, labels: &[usize], forgotten: &[usize]) -> f64 {
+    let own = |a: &Answers| {
+        let log_p = Answers::log_probabilities(&a.logits, a.classes);
+        let mut sums = vec![0.0; a.classes];
+        for (row, &y) in log_p.chunks(a.classes).zip(labels) {
+            sums[y] += row[y].exp();
+        }
+        sums
+    };
+    let pairs = own(before).into_iter().zip(own(now)).enumerate();
+    pairs
+        .filter(|(c, (b, _))| !forgotten.contains(c) && *b > 0.0)
+        .map(|(_, (b, n))| n / b)
+        .fold(f64::INFINITY, f64::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(logits: &[f64]) -> Answers {
+        Answers { classes: 3, logits: logits.to_vec(), old_head: None }
+    }
+
+    #[test]
+    fn log_odds_compare_both_sides() {
+        // p = 1/4, 1/4, 1/2: class 2 against both others, then classes 0 and 2 against class 1
+        let z = [0.0, 0.0, 2f64.ln()];
+        assert!(log_odds(&z, 3, &[2], &[2]).abs() < 1e-12);
+        assert!((log_odds(&z, 3, &[2], &[0, 2]) - 3f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_worst_retained_class_counts() {
+        let even = answers(&[0.0; 9]);
+        let tilted = answers(&[0.0, 0.0, 0.0, 0.0, 0.0, 2f64.ln(), 0.0, 0.0, 0.0]);
+        // class 1 falls from 1/3 to 1/4
+        assert!((least_kept(&even, &tilted, &[0, 1, 2], &[2]) - 0.75).abs() < 1e-12);
+        assert!((least_kept(&even, &tilted, &[0, 1, 2], &[1]) - 1.0).abs() < 1e-12);
+    }
+}
