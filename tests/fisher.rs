@@ -248,6 +248,38 @@ fn a_part_reads_no_other_samples() {
     );
 }
 
+/// The command of the one container of a manifest in docs/scheduling.
+fn command_of(manifest: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scheduling").join(manifest);
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(str::trim).skip_while(|l| *l != "command:").skip(1);
+    let words: Vec<String> = lines.map_while(|l| l.strip_prefix("- ")).map(str::to_owned).collect();
+    assert_eq!(words[..2], ["onnx-unlearn", "fisher"], "{manifest}");
+    words
+}
+
+/// The manifests' commands, with their variables put in as Kubernetes does it, make and join the parts.
+#[test]
+fn the_kubernetes_jobs_run() {
+    let room = Room::new();
+    room.write("model.onnx", &of_images());
+    three_ways(&room);
+    let parts = command_of("fisher-job.yaml");
+    for index in 0..4 {
+        let index = index.to_string();
+        let set = |word: &String| word.replace("$(JOB_COMPLETION_INDEX)", &index);
+        let words: Vec<String> = parts.iter().map(set).collect();
+        assert!(words.iter().zip(&parts).filter(|(a, b)| a != b).count() == 2 && !words.concat().contains('$'));
+        let out = tool(&words[1..]).env("JOB_COMPLETION_INDEX", &index).current_dir(room.0.path()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+    let merge = command_of("fisher-merge-job.yaml");
+    let out = tool(&merge[1..]).current_dir(room.0.path()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    room.json(&["fisher", "model.onnx", "--inputs", "images", "-o", "whole"]);
+    assert!(std::fs::read(room.path("fisher.safetensors")).unwrap() == std::fs::read(room.path("whole")).unwrap());
+}
+
 #[test]
 fn what_does_not_belong_together_is_not_joined() {
     let room = Room::new();
