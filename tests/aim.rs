@@ -236,7 +236,10 @@ fn codes_follow_a_newer_model() {
     let room = Room::new();
     let (old, new, codes) = (fixture("cnn.onnx"), fixture("cnn_nocodes.onnx"), fixture("cnn.codes.npz"));
     let run = |out: &str, more: &[&str]| {
-        room.json(&[&["codes", "update", arg(&codes), arg(&new), "--engine", "cpu", "--steps", "20", "-o", out], more].concat())
+        room.json(
+            &[&["codes", "update", arg(&codes), arg(&new), "--engine", "cpu", "--steps", "20", "-o", out], more]
+                .concat(),
+        )
     };
     let number = |v: &serde_json::Value| v.as_f64().unwrap();
     let with = run("a.npz", &["--old", arg(&old)]);

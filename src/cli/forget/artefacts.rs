@@ -4,6 +4,8 @@
 //! [`ArtefactArgs::prepare`], which is called once the new model is complete under a temporary name: its hashes are known,
 //! and no file has its name yet. An artefact that fails leaves nothing behind, the model included.
 
+use super::emit::Emit;
+use super::page;
 use super::report::Report;
 use crate::classifier::Classifier;
 use crate::cli::common::{check_target, same_file};
@@ -17,12 +19,20 @@ use std::path::{Path, PathBuf};
 
 /// Which files are written beside the model.
 #[derive(Debug, Default, clap::Args)]
-pub(super) struct ArtefactArgs {}
+pub(super) struct ArtefactArgs {
+    /// A report as one HTML page: verdict, doubts, classes, change, search, inputs as pictures, hashes.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Writes a document about the result beside the model: a fragment of a Hugging Face model card, or a bill of
+    /// materials in CycloneDX 1.6. May be given several times.
+    #[arg(long, value_name = "model-card=FILE.md|cyclonedx=FILE.json")]
+    emit: Vec<Emit>,
+}
 
 impl ArtefactArgs {
     /// Where artefacts go, in the order in which they were asked for.
     pub(super) fn targets(&self) -> Vec<PathBuf> {
-        Vec::new()
+        self.report.iter().cloned().chain(self.emit.iter().map(|e| e.path.clone())).collect()
     }
     /// Checks, before any work is done, that every artefact can be written and replaces nothing that is read or written
     /// otherwise.
@@ -45,8 +55,14 @@ impl ArtefactArgs {
     /// # Errors
     /// Whatever keeps one from being made.
     pub(super) fn prepare(&self, run: &Finished<'_>) -> Result<Vec<Companion>> {
-        let _ = run;
-        Ok(Vec::new())
+        let mut all = Vec::new();
+        if let Some(path) = &self.report {
+            all.push(Companion { path: path.clone(), bytes: page::html(run)?.into_bytes() });
+        }
+        for emit in &self.emit {
+            all.push(emit.prepare(run)?);
+        }
+        Ok(all)
     }
 }
 

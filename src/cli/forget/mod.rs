@@ -2,7 +2,10 @@
 
 mod aim;
 mod artefacts;
+mod checks;
+mod emit;
 mod options;
+mod page;
 mod report;
 
 use super::codes::{Made, SynthesisArgs};
@@ -46,7 +49,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.safetensors")]
     fisher: Option<PathBuf>,
     /// The new model.
-    #[arg(short, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
+    #[arg(value_name = "OUT.onnx", required_unless_present_any = ["o", "in_place"], conflicts_with_all = ["o", "in_place"])]
+    out: Option<PathBuf>,
+    /// The new model, as a flag.
+    #[arg(short, value_name = "OUT.onnx", conflicts_with = "in_place")]
     o: Option<PathBuf>,
     /// Change the model file itself.
     #[arg(long)]
@@ -85,10 +91,15 @@ impl Args {
         self.classes.sort_unstable();
         self.classes.dedup();
         let method = self.strength.method(self.seed)?;
-        let target = self.o.clone().unwrap_or_else(|| self.model.model.clone());
+        let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
         let read: Vec<&Path> =
             self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
         check_target(&target, &read)?;
+        if self.aim.forget_inputs.is_some() && !self.artefacts.targets().is_empty() {
+            return Err(Error::unsupported(
+                "what is written beside the model speaks of classes; with --forget-inputs only the model is written",
+            ));
+        }
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
@@ -153,7 +164,7 @@ impl Args {
             truth: &data.y,
             seconds: start.elapsed().as_secs_f64(),
         };
-        let report = Report::new(target, engine, made, &outcome, rounding, &run);
+        let mut report = Report::new(target, engine, made, &outcome, rounding, &run);
         let finished = Finished {
             classifier: &classifier,
             engine: chosen.engine.as_ref(),
@@ -167,6 +178,7 @@ impl Args {
         };
         let beside = self.artefacts.prepare(&finished)?;
         staged.commit(&beside)?;
+        report.checks = checks::of(&report, model, chosen.engine.as_ref(), &beside);
         context.print(&report, || report.text())?;
         Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
     }
