@@ -71,7 +71,7 @@ fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
         of_a += x * x;
         of_b += y * y;
     }
-    (of_a > 0.0 && of_b > 0.0).then(|| both / (of_a.sqrt() * of_b.sqrt()))
+    (of_a > 0.0 && of_b > 0.0).then(|| both / (of_a * of_b).sqrt())
 }
 
 /// The rank of every element, from 0; equal ones have the mean of theirs.
