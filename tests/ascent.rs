@@ -7,6 +7,7 @@ use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights};
 use onnx_unlearn::engine::Tensor;
 use onnx_unlearn::forget::ascent::Ascent;
 use onnx_unlearn::forget::rewrite::Basis;
+use onnx_unlearn::forget::{Aim, Method, Request};
 use onnx_unlearn::graph::{Attrs, Batch, Graph};
 use onnx_unlearn::inputs::Labelled;
 use onnx_unlearn::onnx::{ExportOptions, Model, to_bytes};
@@ -60,7 +61,7 @@ fn plain_step(w: &[f64], x: &[f64], forgotten: &[usize], f_f: &[f64], f_r: &[f64
         })
         .collect();
     let total: f64 = (0..w.len()).map(|i| scale[i] * slope[i] * slope[i]).sum();
-    (0..w.len()).map(|i| w[i] - 1.5 / total * scale[i] * slope[i]).collect()
+    (0..w.len()).map(|i| w[i] - scale[i] * slope[i] / total).collect()
 }
 
 #[test]
@@ -90,7 +91,9 @@ fn a_step_is_what_the_formula_says() {
         let basis = Basis { names: vec!["w".into()], f_f: tensor(&f_f), f_r: tensor(&f_r) };
         for engine in engines() {
             let old = Weights::upload(&*engine, &c.bind(1).unwrap()).unwrap();
-            let mut ascent = Ascent::new(&c, &*engine, &basis, &|_| true, &data, forgotten).unwrap();
+            let request = Request::new(forgotten.to_vec(), Method::Search(Vec::new()));
+            let aim = Aim::new(&request, &data, CLASSES).unwrap();
+            let mut ascent = Ascent::new(&c, &*engine, &basis, &|_| true, &data, &aim).unwrap();
             let new = ascent.step(&old).unwrap().tensors[0].to_array().unwrap().to_f64();
             for (i, (got, want)) in new.iter().zip(&want).enumerate() {
                 assert!((got - want).abs() < 1e-4, "{} {forgotten:?} {i}: {got}, not {want}", engine.name());

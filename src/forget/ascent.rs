@@ -6,6 +6,7 @@
 //! efficiently in learning*, 1998) on the diagonal Fisher of the retained classes, taken where the classes to forget
 //! have the greater part of the Fisher. `s` is such that `m` falls by a given amount to first order.
 
+use super::Aim;
 use super::rewrite::Basis;
 use crate::autodiff::gradient::free_name;
 use crate::autodiff::{Samples, backward};
@@ -18,7 +19,7 @@ use crate::ops::{Pen, reduce_sum, reshape};
 use crate::tensor::{Array, DType, TensorType};
 
 /// How much lower the log-odds of the forget inputs are after a step, to first order.
-const STEP: f64 = 1.5;
+const STEP: f64 = 1.0;
 
 /// Part of the mean of an initializer's `f_R` that every one of its weights counts with at least.
 const EPSILON: f64 = 0.1;
@@ -62,6 +63,8 @@ pub struct Ascent<'a> {
     types: Vec<TensorType>,
     scales: Vec<Tensor>,
     inputs: Labelled,
+    /// One row per input: 1 for every class that would be an answer to forget.
+    answers: Vec<Vec<f64>>,
     float: DType,
 }
 
@@ -76,16 +79,16 @@ impl<'a> Ascent<'a> {
         basis: &Basis,
         moved: &dyn Fn(&str) -> bool,
         data: &Labelled,
-        forgotten: &[usize],
+        aim: &Aim,
     ) -> Result<Self> {
-        let inputs = forget_inputs(data, forgotten)?;
+        let (inputs, answers) = forget_inputs(data, aim, classifier.classes())?;
         let bound = classifier.bind(inputs.len().min(MAX_BATCH))?;
         let mut g = bound.graph;
         let head = classifier.head(&g)?;
         let logits = head.rows(&mut g)?;
         let weight_ids = g.feed_weights();
         let float = g.dtype(logits);
-        let seed = odds_slope(&mut g, logits, head.classes, forgotten)?;
+        let seed = odds_slope(&mut g, logits, head.classes)?;
         let at = |name: &String| bound.weights.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
         let chosen: Vec<usize> = (0..basis.names.len()).filter(|&i| moved(&basis.names[i])).collect();
         let ids = chosen
@@ -117,10 +120,10 @@ impl<'a> Ascent<'a> {
         let scales = scales(engine, &types, f_f, f_r)?;
         let step = step_graph(&types, float)?;
         let step = engine.prepare(&step)?;
-        Ok(Self { engine, graph: g, slopes, step, weight_ids, names, types, scales, inputs, float })
+        Ok(Self { engine, graph: g, slopes, step, weight_ids, names, types, scales, inputs, answers, float })
     }
 
-    /// Weights at which the mean log-odds of the forget inputs are lower by 1.5, to first order.
+    /// Weights at which the mean log-odds of the forget inputs are lower by 1, to first order.
     ///
     /// # Errors
     /// When the engine fails.
@@ -159,6 +162,10 @@ impl<'a> Ascent<'a> {
             // samples that only fill the batch up count nothing
             let u: Vec<f64> = (from..from + batch).map(|i| if i < to { 1.0 / n as f64 } else { 0.0 }).collect();
             feeds.push(Tensor::Host(Array::from_vec(&[batch, 1], u)?.to_float(self.float)));
+            let rows: Vec<f64> =
+                (from..from + batch).flat_map(|i| self.answers[i.min(to - 1)].iter().copied()).collect();
+            let classes = rows.len() / batch;
+            feeds.push(Tensor::Host(Array::from_vec(&[batch, classes], rows)?.to_float(self.float)));
             feeds.append(&mut sums);
             sums = self.slopes.run(&feeds)?;
         }
@@ -166,22 +173,26 @@ impl<'a> Ascent<'a> {
     }
 }
 
-/// The inputs of the classes to forget, evenly chosen where there are many.
-fn forget_inputs(data: &Labelled, forgotten: &[usize]) -> Result<Labelled> {
-    let all: Vec<usize> = (0..data.len()).filter(|&i| forgotten.contains(&data.y[i])).collect();
+/// The inputs to forget, evenly chosen where there are many, and which classes would be an answer to each.
+fn forget_inputs(data: &Labelled, aim: &Aim, classes: usize) -> Result<(Labelled, Vec<Vec<f64>>)> {
+    let all: Vec<usize> = (0..data.len()).filter(|&i| aim.forgets(i)).collect();
     let take = all.len().min(MOST_INPUTS);
     let positions: Vec<usize> = (0..take).map(|k| all[k * all.len() / take]).collect();
-    data.select(&positions)
+    let member = |y: &usize| (0..classes).map(|c| f64::from(u8::from(aim.answers(y).contains(&c)))).collect();
+    let answers = positions.iter().map(|&i| member(&data.y[i])).collect();
+    Ok((data.select(&positions)?, answers))
 }
 
-/// `u_n ∂m_n/∂z_n = u_n (softmax_F(z_n) − softmax_R(z_n))` for the weights `u` of the samples, a new input `[samples, 1]`.
-fn odds_slope(g: &mut Graph, logits: ValueId, classes: usize, forgotten: &[usize]) -> Result<ValueId> {
+/// `u_n ∂m_n/∂z_n = u_n (softmax_F(z_n) − softmax_R(z_n))` for new inputs `u`, the weights of the samples `[samples, 1]`, and
+/// `answers` `[samples, classes]`, 1 for every class of `C_F` and 0 for all others.
+fn odds_slope(g: &mut Graph, logits: ValueId, classes: usize) -> Result<ValueId> {
     g.set_scope("odds");
-    let float = g.dtype(logits);
-    let name = free_name(g, "sample_weights");
-    let u = g.input(name, TensorType::new(float, [g.batch, 1]), Batch::LEADING);
-    let member: Vec<f64> = (0..classes).map(|c| f64::from(u8::from(forgotten.contains(&c)))).collect();
-    let member = g.constant(Array::from_vec(&[1, classes], member)?.to_float(float));
+    let (n, float) = (g.batch, g.dtype(logits));
+    let mut input = |what: &str, extent: usize| {
+        let name = free_name(g, what);
+        g.input(name, TensorType::new(float, [n, extent]), Batch::LEADING)
+    };
+    let (u, member) = (input("sample_weights", 1), input("answers", classes));
     let half = g.scalar(0.5, float);
     let never = g.scalar(NEVER, float);
     let is_forgotten = g.push("Greater", &[member, half], Attrs::new())?;

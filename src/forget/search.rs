@@ -1,11 +1,10 @@
 //! Finding the strength on the labelled inputs alone.
 
-use super::Request;
 use super::answers::{Answerer, Answers};
 use super::ascent::{Ascent, Part};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
-use super::walk;
+use super::{Aim, Request, walk};
 use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -52,7 +51,7 @@ pub struct Trials<'a> {
     old: &'a Weights,
     basis: Basis,
     data: &'a Labelled,
-    forgotten: Vec<usize>,
+    aim: &'a Aim,
     rewriters: Vec<(Rule, Rewriter)>,
     ascents: Vec<(Part, Ascent<'a>)>,
 }
@@ -66,11 +65,10 @@ impl<'a> Trials<'a> {
         old: &'a Weights,
         basis: Basis,
         data: &'a Labelled,
-        request: &Request,
+        aim: &'a Aim,
     ) -> Self {
-        let forgotten = request.classes.clone();
         let (rewriters, ascents) = (Vec::new(), Vec::new());
-        Self { classifier, engine, answerer, old, basis, data, forgotten, rewriters, ascents }
+        Self { classifier, engine, answerer, old, basis, data, aim, rewriters, ascents }
     }
 
     /// The weights as they came.
@@ -83,9 +81,14 @@ impl<'a> Trials<'a> {
         self.data
     }
 
-    /// The classes to forget.
-    pub(super) fn forgotten(&self) -> &[usize] {
-        &self.forgotten
+    /// Which of them are to be forgotten.
+    pub(super) fn aim(&self) -> &'a Aim {
+        self.aim
+    }
+
+    /// Samples that were run forward so far.
+    pub fn passes(&self) -> usize {
+        self.answerer.passes
     }
 
     /// True when some weight of that part may change.
@@ -103,8 +106,7 @@ impl<'a> Trials<'a> {
             None => {
                 let head = self.answerer.head.clone();
                 let moved = |name: &str| part.holds(name, &head);
-                let ascent =
-                    Ascent::new(self.classifier, self.engine, &self.basis, &moved, self.data, &self.forgotten)?;
+                let ascent = Ascent::new(self.classifier, self.engine, &self.basis, &moved, self.data, self.aim)?;
                 self.ascents.push((part, ascent));
                 self.ascents.len() - 1
             }
@@ -131,7 +133,7 @@ impl<'a> Trials<'a> {
 
     /// What these answers to the inputs say.
     pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
-        score(strength, answers, &self.data.y, &self.forgotten)
+        score(strength, answers, &self.data.y, self.aim)
     }
 
     /// Weights and answers at a strength.
@@ -174,11 +176,11 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub fn score(&mut self, strength: &Strength) -> Result<Candidate> {
         let (_, answers) = self.at(strength)?;
-        Ok(score(&strength.to_string(), &answers, &self.data.y, &self.forgotten))
+        Ok(score(&strength.to_string(), &answers, &self.data.y, self.aim))
     }
 }
 
-fn score(strength: &str, answers: &Answers, labels: &[usize], forgotten: &[usize]) -> Candidate {
+fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Candidate {
     let c = answers.classes;
     let log_p = Answers::log_probabilities(&answers.logits, c);
     let old = answers.old_head.as_ref().map(|z| Answers::log_probabilities(z, c));
@@ -186,7 +188,8 @@ fn score(strength: &str, answers: &Answers, labels: &[usize], forgotten: &[usize
     let (mut n_f, mut n_r) = (0.0, 0.0);
     let (mut hit_f, mut hit_r, mut p_f, mut p_r, mut old_p, mut loss) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
     for (i, &y) in labels.iter().enumerate() {
-        if forgotten.contains(&y) {
+        if aim.forgets(i) {
+            let forgotten = aim.answers(&y);
             n_f += 1.0;
             hit_f += f64::from(u8::from(forgotten.contains(&answered[i])));
             let mass = |log_p: &[f64]| forgotten.iter().map(|k| log_p[i * c + k].exp()).sum::<f64>();

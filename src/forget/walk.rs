@@ -1,21 +1,21 @@
 //! Searching an ascent: into the body as far as the retained inputs allow, then in the last layer until data are sure to
 //! be unanswered as well.
 
-use super::Request;
 use super::answers::Answers;
 use super::ascent::Part;
 use super::rules::Strength;
 use super::search::{Candidate, Depth, Trials};
+use super::{Aim, Request};
 use crate::classifier::Weights;
 use crate::error::Result;
 
 /// Steps of the body at most, and of the last layer.
-const MOST_BODY: usize = 16;
-const MOST_HEAD: usize = 24;
+const MOST_BODY: usize = 24;
+const MOST_HEAD: usize = 36;
 
 /// The body changes while every retained class keeps this part of its probability on inputs that were made from the
 /// model. Found by trying (docs/benchmarks.md).
-const KEPT_MADE: f64 = 0.98;
+const KEPT_MADE: f64 = 0.985;
 
 /// The same on inputs that are given, which may be memorised and then say less of data.
 const KEPT_GIVEN: f64 = 0.999;
@@ -24,7 +24,7 @@ const KEPT_GIVEN: f64 = 0.999;
 const KEPT_DEEP: f64 = 0.95;
 
 /// The last layer changes while every retained class keeps this part of what it has after the body has changed.
-const KEPT_HEAD: f64 = 0.99;
+const KEPT_HEAD: f64 = 0.98;
 
 /// The body has changed enough when the old head gives the forget inputs log-odds as far below nought as they were above,
 /// and this much further.
@@ -45,8 +45,8 @@ pub(super) fn walk(
 ) -> Result<(Strength, Candidate)> {
     let before = trials.before()?;
     let labels = &trials.data().y;
-    let forgotten = trials.forgotten().to_vec();
-    let odds = |logits: &[f64]| log_odds(logits, before.classes, labels, &forgotten);
+    let aim = trials.aim();
+    let odds = |logits: &[f64]| log_odds(logits, before.classes, labels, aim);
     let certainty = odds(&before.logits).max(0.0);
     let kept = match (request.depth, request.made) {
         (Depth::Body, _) => KEPT_DEEP,
@@ -58,7 +58,7 @@ pub(super) fn walk(
         part: Part::Body,
         most: if request.depth == Depth::Head { 0 } else { MOST_BODY },
         enough: &|a| odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -certainty - MARGIN,
-        keeps: &|a| least_kept(&before, a, labels, &forgotten) >= kept,
+        keeps: &|a| least_kept(&before, a, labels, aim) >= kept,
     };
     body.go(trials, &mut place, tried, tick)?;
     let (start, from) = (place.answers.clone(), odds(&place.answers.logits));
@@ -66,7 +66,7 @@ pub(super) fn walk(
         part: Part::Head,
         most: MOST_HEAD,
         enough: &|a| odds(&a.logits) <= from - 2.0 * certainty - MARGIN,
-        keeps: &|a| least_kept(&start, a, labels, &forgotten) >= KEPT_HEAD,
+        keeps: &|a| least_kept(&start, a, labels, aim) >= KEPT_HEAD,
     };
     head.go(trials, &mut place, tried, tick)?;
     let strength = place.strength();
@@ -130,61 +130,74 @@ impl Walk<'_> {
 }
 
 /// Mean over the forget inputs of `log Σ_{k∈C_F} p_k − log Σ_{k∈C_R} p_k`.
-fn log_odds(logits: &[f64], classes: usize, labels: &[usize], forgotten: &[usize]) -> f64 {
+fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
-    for (row, y) in logits.chunks(classes).zip(labels) {
-        if forgotten.contains(y) {
-            let side = |is_forgotten: bool| {
-                let own = (0..classes).filter(|k| forgotten.contains(k) == is_forgotten).map(|k| row[k]);
-                let top = own.clone().fold(f64::NEG_INFINITY, f64::max);
-                top + own.map(|z| (z - top).exp()).sum::<f64>().ln()
-            };
-            sum += side(true) - side(false);
-            n += 1.0;
-        }
+    for (_, (row, y)) in logits.chunks(classes).zip(labels).enumerate().filter(|(i, _)| aim.forgets(*i)) {
+        let answers = aim.answers(y);
+        let side = |is_answer: bool| {
+            let own = (0..classes).filter(|k| answers.contains(k) == is_answer).map(|k| row[k]);
+            let top = own.clone().fold(f64::NEG_INFINITY, f64::max);
+            top + own.map(|z| (z - top).exp()).sum::<f64>().ln()
+        };
+        sum += side(true) - side(false);
+        n += 1.0;
     }
     sum / n
 }
 
 /// Least over the retained classes of the part that is left of the mean probability of their own class.
-fn least_kept(before: &Answers, now: &Answers, labels: &[usize], forgotten: &[usize]) -> f64 {
+fn least_kept(before: &Answers, now: &Answers, labels: &[usize], aim: &Aim) -> f64 {
     let own = |a: &Answers| {
         let log_p = Answers::log_probabilities(&a.logits, a.classes);
         let mut sums = vec![0.0; a.classes];
-        for (row, &y) in log_p.chunks(a.classes).zip(labels) {
-            sums[y] += row[y].exp();
+        for (i, (row, &y)) in log_p.chunks(a.classes).zip(labels).enumerate() {
+            if !aim.forgets(i) {
+                sums[y] += row[y].exp();
+            }
         }
         sums
     };
-    let pairs = own(before).into_iter().zip(own(now)).enumerate();
-    pairs
-        .filter(|(c, (b, _))| !forgotten.contains(c) && *b > 0.0)
-        .map(|(_, (b, n))| n / b)
-        .fold(f64::INFINITY, f64::min)
+    let pairs = own(before).into_iter().zip(own(now));
+    pairs.filter(|(b, _)| *b > 0.0).map(|(b, n)| n / b).fold(f64::INFINITY, f64::min)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forget::Method;
+    use crate::inputs::Labelled;
+    use crate::tensor::Array;
+    use std::collections::BTreeMap;
 
     fn answers(logits: &[f64]) -> Answers {
         Answers { classes: 3, logits: logits.to_vec(), old_head: None }
     }
 
+    /// One input of each class in `y`.
+    fn aim(y: &[usize], forgotten: &[usize]) -> Aim {
+        let x = Array::full(&[y.len(), 1], 0f32);
+        let data = Labelled { x, y: y.to_vec(), extra: BTreeMap::new() };
+        Aim::new(&Request::new(forgotten.to_vec(), Method::Search(Vec::new())), &data, 3).unwrap()
+    }
+
     #[test]
     fn log_odds_compare_both_sides() {
         // p = 1/4, 1/4, 1/2: class 2 against both others, then classes 0 and 2 against class 1
-        let z = [0.0, 0.0, 2f64.ln()];
-        assert!(log_odds(&z, 3, &[2], &[2]).abs() < 1e-12);
-        assert!((log_odds(&z, 3, &[2], &[0, 2]) - 3f64.ln()).abs() < 1e-12);
+        let z = [0.0, 0.0, 2f64.ln(), 9.0, 0.0, 0.0];
+        let y = [2, 1];
+        assert!(log_odds(&z, 3, &y, &aim(&y, &[2])).abs() < 1e-12);
+        let y = [2, 1, 0];
+        let z = [&z[..], &z[..3]].concat();
+        assert!((log_odds(&z, 3, &y, &aim(&y, &[0, 2])) - 3f64.ln()).abs() < 1e-12);
     }
 
     #[test]
     fn the_worst_retained_class_counts() {
         let even = answers(&[0.0; 9]);
         let tilted = answers(&[0.0, 0.0, 0.0, 0.0, 0.0, 2f64.ln(), 0.0, 0.0, 0.0]);
+        let y = [0, 1, 2];
         // class 1 falls from 1/3 to 1/4
-        assert!((least_kept(&even, &tilted, &[0, 1, 2], &[2]) - 0.75).abs() < 1e-12);
-        assert!((least_kept(&even, &tilted, &[0, 1, 2], &[1]) - 1.0).abs() < 1e-12);
+        assert!((least_kept(&even, &tilted, &y, &aim(&y, &[2])) - 0.75).abs() < 1e-12);
+        assert!((least_kept(&even, &tilted, &y, &aim(&y, &[1])) - 1.0).abs() < 1e-12);
     }
 }

@@ -9,6 +9,7 @@ use onnx_unlearn::fisher::estimate_equalised;
 use onnx_unlearn::forget::answers::{Answerer, Answers};
 use onnx_unlearn::forget::ascent::Ascent;
 use onnx_unlearn::forget::rewrite::Basis;
+use onnx_unlearn::forget::{Aim, Method, Request};
 use onnx_unlearn::inputs::{self, Labelled};
 use onnx_unlearn::tensor::Array;
 use onnx_unlearn::{Error, Result};
@@ -43,8 +44,9 @@ fn main() -> Result<()> {
         let mut parts = fisher.split(&*engine)?.into_iter();
         let (f_f, f_r) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let basis = Basis { names: fisher.names.clone(), f_f, f_r };
+        let aim = Aim::new(&Request::new(forgotten.clone(), Method::Search(Vec::new())), &data, c.classes())?;
         let body = |name: &str| !head.iter().any(|h| h == name);
-        let mut ascent = Ascent::new(&c, &*engine, &basis, &body, &data, &forgotten)?;
+        let mut ascent = Ascent::new(&c, &*engine, &basis, &body, &data, &aim)?;
         let blends = blends(&data, &forgotten)?;
         let between = between(&data, &forgotten)?;
         let dim = dim(&data, &forgotten)?;

@@ -1,5 +1,6 @@
 //! `forget`: the main job.
 
+mod aim;
 mod artefacts;
 mod checks;
 mod emit;
@@ -18,6 +19,7 @@ use crate::forget::{self, Request, Stage};
 use crate::inputs::{self, Labelled};
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
+use aim::AimArgs;
 use artefacts::{ArtefactArgs, Finished};
 use options::{DepthName, ScopeName, StrengthArgs};
 use report::{Report, Run};
@@ -34,8 +36,10 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// A class to forget; may be given several times.
-    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required_unless_present_any = ["classes_file", "forget_inputs"])]
     classes: Vec<usize>,
+    #[command(flatten)]
+    aim: AimArgs,
     /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
     /// folder of images per class. Without them inputs are made from the model alone.
     #[arg(long, value_name = "PATH")]
@@ -83,12 +87,19 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(mut self, context: &Context) -> Result<Status> {
         let start = Instant::now();
+        self.classes.extend(self.aim.classes()?);
         self.classes.sort_unstable();
         self.classes.dedup();
         let method = self.strength.method(self.seed, self.inputs.is_none())?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
-        let read: Vec<&Path> = self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).collect();
+        let read: Vec<&Path> =
+            self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
         check_target(&target, &read)?;
+        if self.aim.forget_inputs.is_some() && !self.artefacts.targets().is_empty() {
+            return Err(Error::unsupported(
+                "what is written beside the model speaks of classes; with --forget-inputs only the model is written",
+            ));
+        }
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
@@ -103,11 +114,14 @@ impl Args {
             classifier.model().lock()?;
         }
         classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
-        forget::check_range(&self.classes, classifier.classes())?;
+        if self.aim.forget_inputs.is_none() {
+            forget::check_range(&self.classes, classifier.classes())?;
+        }
         let kept = self.fisher.as_deref().map(|path| self.kept(path, &classifier)).transpose()?;
         let chosen = self.engine.open()?;
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
+        let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
             depth: self.depth.into(),
@@ -116,6 +130,7 @@ impl Args {
             made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
             seed: self.seed,
             fisher: kept,
+            positions,
             ..Request::new(self.classes.clone(), method)
         };
         let fisher = context.progress("fisher", data.len());
@@ -143,6 +158,7 @@ impl Args {
         let staged = stage(model, &changes, &target, &options)?;
         let run = Run {
             classes: &self.classes,
+            samples,
             fisher: self.fisher.as_deref(),
             seed: self.seed,
             truth: &data.y,
@@ -169,7 +185,7 @@ impl Args {
 
     /// The model, from its embedding on where inputs are to be made and it takes integers.
     fn classifier(&self) -> Result<Classifier> {
-        match &self.inputs {
+        match self.inputs.as_ref().or(self.aim.forget_inputs.as_ref()) {
             Some(path) => self.model.open_for(path, &self.scaling),
             None => {
                 let classifier = self.model.open()?;
@@ -206,7 +222,7 @@ impl Args {
                 Ok((self.scaling.load(path, classifier, self.seed)?, None))
             }
             None => {
-                if let [flag, ..] = self.scaling.given()[..] {
+                if let ([flag, ..], None) = (&self.scaling.given()[..], &self.aim.forget_inputs) {
                     return Err(Error::invalid(format!("{flag} is for inputs that are read; give them with --inputs")));
                 }
                 let (made, report) = self.synthesis.make(classifier, engine, self.seed, context)?;
