@@ -17,6 +17,10 @@ impl Engine for Cpu {
     fn describe(&self) -> String {
         format!("cpu, {} threads", rayon::current_num_threads())
     }
+    fn device(&self) -> BTreeMap<&'static str, String> {
+        let threads = rayon::current_num_threads().to_string();
+        BTreeMap::from([("architecture", std::env::consts::ARCH.to_owned()), ("threads", threads)])
+    }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         let mut graph = graph.clone();
         passes::prune(&mut graph);

@@ -3,7 +3,8 @@
 use super::Fisher;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::onnx::{Model, open_mapped};
+pub use crate::files::sha256;
+use crate::onnx::{Model, hex, open_mapped};
 use crate::tensor::Array;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -159,32 +160,10 @@ fn words(a: &Array) -> Result<Vec<u8>> {
     Ok(a.slice::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
-/// SHA-256 of a file, hexadecimal.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn sha256(path: &Path) -> Result<String> {
-    use sha2::{Digest, Sha256};
-    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path.display(), &e))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer).map_err(|e| Error::io(path.display(), &e))? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
-        }
-    }
-    Ok(hex(&hash.finalize()))
-}
-
 /// SHA-256 of a model, hexadecimal: of its file, and of its data files in the order of their first use after it.
 pub fn model_sha256(model: &Model) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new_with_prefix(model.bytes());
     model.data_files().iter().for_each(|f| hash.update(f.bytes()));
     hex(&hash.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -75,7 +75,7 @@ impl Staged<'_> {
     /// # Errors
     /// `Io` when a file cannot be read back.
     pub fn weight_sha256(&self, weight: &Weight) -> Result<String> {
-        elements_sha256(&self.bytes(weight.data_file())?, weight)
+        elements_sha256(&self.bytes(weight.data_file())?, &self.placed(weight))
     }
 }
 
