@@ -105,6 +105,13 @@ fn fold_int(base: u32, start: u32, end: u32) -> i32 {
     return total;
 }
 
+// some drivers make a finite number of log(0); constants may not be infinite
+fn logarithm(v: f32) -> f32 {
+    var lowest = 0xff800000u;
+    if v == 0.0 { return bitcast<f32>(lowest); }
+    return log(v);
+}
+
 // the sum is kept relative to the greatest term so far
 fn log_sum_exp(base: u32) -> f32 {
     var most = element(row(base, 0u));
@@ -185,7 +192,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     switch FINISH {
         case 1u: { v = v / f32(params.count); }
         case 2u: { v = sqrt(v); }
-        case 3u: { v = log(v); }
+        case 3u: { v = logarithm(v); }
         default: {}
     }
     y[i] = bitcast<u32>(v);

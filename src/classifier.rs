@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::graph::{Batch, Graph, ValueId};
 use crate::inputs::{Expected, Labelled, embedding};
 use crate::onnx::import::{Training, Wanted, input_names};
+use crate::onnx::proto::TensorProto;
 use crate::onnx::{ImportOptions, Imported, Model, Storage, import_stored};
 use crate::tensor::{Array, DType, TensorType};
 use std::collections::BTreeMap;
@@ -120,8 +121,16 @@ impl Classifier {
     ///
     /// # Errors
     /// Never for a model that was opened.
-    pub fn on(mut self, engine: &dyn Engine) -> Result<Self> {
-        if engine.name() != "cpu" && self.options.float == DType::F64 {
+    pub fn on(self, engine: &dyn Engine) -> Result<Self> {
+        if engine.name() == "cpu" { Ok(self) } else { self.in_float32() }
+    }
+
+    /// This classifier with every float computed in float32.
+    ///
+    /// # Errors
+    /// Never for a model that was opened.
+    pub fn in_float32(mut self) -> Result<Self> {
+        if self.options.float == DType::F64 {
             self.options.float = DType::F32;
             self.look()?;
         }
@@ -188,8 +197,19 @@ impl Classifier {
     /// # Errors
     /// As [`import_stored`], and as [`Classifier::from_embedding`].
     pub fn bind(&self, batch: usize) -> Result<Imported> {
+        self.bind_replacing(batch, &BTreeMap::new())
+    }
+    /// As [`Classifier::bind`], with other elements for the initializers of these names, of the same shapes.
+    ///
+    /// # Errors
+    /// As [`Classifier::bind`].
+    pub(crate) fn bind_replacing(&self, batch: usize, replaced: &BTreeMap<String, Array>) -> Result<Imported> {
         let options = ImportOptions { batch, ..self.options.clone() };
-        let (array, stored) = (|t: &_| self.model.array(t), |t: &_| self.model.stored(t));
+        let array = |t: &TensorProto| match replaced.get(t.name()) {
+            Some(a) => Ok((a.clone(), a.dtype())),
+            None => self.model.array(t),
+        };
+        let stored = |t: &TensorProto| if replaced.contains_key(t.name()) { Ok(None) } else { self.model.stored(t) };
         let whole = import_stored(self.model.proto(), &array, &stored, &options)?;
         if whole.weights.is_empty() && !self.options.layers.is_empty() {
             let patterns = self.options.layers.join(", ");

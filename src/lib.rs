@@ -1,6 +1,7 @@
 //! Makes a trained ONNX classifier forget classes, by differentiating its graph.
 #![warn(missing_docs, unreachable_pub)]
 
+pub mod audit;
 pub mod autodiff;
 pub mod classifier;
 #[doc(hidden)]

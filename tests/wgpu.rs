@@ -301,6 +301,18 @@ fn sessions_run_on_several_threads() {
 }
 
 #[test]
+fn sines_keep_their_digits_after_many_turns() {
+    let Some(engine) = common::wgpu() else { return };
+    let x: Vec<f32> = (-500..500).map(|k| k as f32 * 23.7).collect();
+    for (op, exact) in [("Sin", f64::sin as fn(f64) -> f64), ("Cos", f64::cos)] {
+        let feed = array(&[x.len()], &x);
+        let y = run(&engine, &unary(op, &[x.len()]), &[feed]).unwrap().remove(0).to_f64();
+        let off = x.iter().zip(y).map(|(x, y)| (y - exact(f64::from(*x))).abs()).fold(0.0, f64::max);
+        assert!(off < 1e-6, "{op} errs by {off:e}");
+    }
+}
+
+#[test]
 fn a_missing_adapter_is_explained() {
     let open = |name: Option<&str>, backend: Option<&str>| {
         error(WgpuEngine::new(&Options {

@@ -3,7 +3,7 @@
 mod softmax;
 
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph, Node, Source, ValueId, passes};
+use crate::graph::{Attr, Attrs, Batch, Graph, Node, Source, ValueId, passes};
 use crate::ops;
 use crate::tensor::Array;
 use softmax::{Form, recognise};
@@ -136,10 +136,50 @@ fn behind_views(g: &Graph, mut id: ValueId) -> ValueId {
 /// The weights of the last layer: those of the last product with a weight (Gemm, MatMul, Conv) before the
 /// logits, and those added or multiplied after it.
 pub fn head_weights(g: &Graph, head: &Head) -> Vec<ValueId> {
+    last_layer(g, head).0
+}
+
+/// What the last layer reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// The value that enters the last layer's product.
+    pub value: ValueId,
+    /// Its axis that the product sums over.
+    pub axis: usize,
+}
+
+/// The penultimate features: what the last layer's product multiplies with its weight. `None` where no product is
+/// found, or both factors depend on the samples.
+pub fn head_features(g: &Graph, head: &Head) -> Option<Features> {
+    let node = &g.nodes()[last_layer(g, head).1?];
+    let batched = |id: &ValueId| g.value(*id).batch != Batch::None;
+    let (position, value) = match node.inputs.get(..2)? {
+        [Some(a), Some(b)] if batched(a) != batched(b) => {
+            if batched(a) {
+                (0, *a)
+            } else {
+                (1, *b)
+            }
+        }
+        _ => return None,
+    };
+    let last = g.shape(value).len().checked_sub(1)?;
+    let axis = match (node.op.spec().name, position) {
+        ("Gemm", 0) if matches!(node.attrs.get("transA"), None | Some(Attr::Int(0))) => last,
+        ("MatMul", 0) => last,
+        ("MatMul", _) => last.checked_sub(1)?,
+        ("Conv" | "ConvTranspose", 0) => 1,
+        _ => return None,
+    };
+    Some(Features { value, axis })
+}
+
+/// The last layer's weights, and the position of its product.
+fn last_layer(g: &Graph, head: &Head) -> (Vec<ValueId>, Option<usize>) {
     let mut used = vec![false; g.values().len()];
     used[head.logits.index()] = true;
-    let mut found = Vec::new();
-    for node in g.nodes().iter().rev() {
+    let (mut found, mut product) = (Vec::new(), None);
+    for (at, node) in g.nodes().iter().enumerate().rev() {
         if !node.outputs.iter().flatten().any(|o| used[o.index()]) {
             continue;
         }
@@ -148,17 +188,20 @@ pub fn head_weights(g: &Graph, head: &Head) -> Vec<ValueId> {
             used[i.index()] = true;
             mine.extend(weight_roots(g, i));
         }
-        let product = matches!(node.op.spec().name, "Gemm" | "MatMul" | "Conv" | "ConvTranspose");
+        let is_product = matches!(node.op.spec().name, "Gemm" | "MatMul" | "Conv" | "ConvTranspose");
         let batched = node.outputs.iter().flatten().any(|&o| g.value(o).batch != Batch::None);
-        let ends = product && batched && !mine.is_empty();
+        // a tensor that holds an infinity is no weight, but a last layer all the same: someone hid a class with it
+        let hidden = || node.inputs.iter().flatten().filter_map(|&i| g.constant_of(i)).any(|a| !a.is_finite());
+        let ends = is_product && batched && (!mine.is_empty() || hidden());
         found.extend(mine);
         if ends {
+            product = Some(at);
             break;
         }
     }
     found.sort_unstable();
     found.dedup();
-    found
+    (found, product)
 }
 
 /// The weights that a value computed from weights alone stems from.

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
 /// The model and how its open extents are bound.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct ModelArgs {
     /// The classifier, an ONNX file.
     pub model: PathBuf,
@@ -172,6 +172,10 @@ impl ScaleArgs {
             ("--limit", self.limit.is_some()),
         ];
         flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+    /// Reads inputs that are in the model's own range as they are, such as codes.
+    pub(super) fn load_unscaled(&self, path: &Path, classifier: &Classifier) -> Result<Labelled> {
+        inputs::load(path, &classifier.expected(), &inputs::Options::default()).map_err(|e| named(e, path))
     }
     /// Reads labelled inputs that fit the model.
     pub(super) fn load(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Labelled> {

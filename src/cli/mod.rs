@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand with its flags and what it does.
 
+mod audit;
 mod codes;
 mod common;
 mod evaluate;
@@ -7,6 +8,7 @@ mod fisher;
 mod forget;
 mod gradients;
 mod inspect;
+mod plan;
 
 use crate::error::{Error, Kind, Result};
 use clap::{Parser, Subcommand};
@@ -25,7 +27,8 @@ pub struct Cli {
     quiet: bool,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 a check failed, 2 wrong usage or bad input, 3 internal error.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 a check or an audit failed, 2 wrong usage or bad input, 3 internal error.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -36,6 +39,8 @@ enum Command {
     Fisher(fisher::Args),
     Forget(forget::Args),
     Evaluate(evaluate::Args),
+    Audit(audit::Args),
+    Plan(plan::Args),
 }
 
 /// How a run ended.
@@ -90,6 +95,8 @@ impl Cli {
             Command::Fisher(a) => a.run(&context),
             Command::Forget(a) => a.run(&context),
             Command::Evaluate(a) => a.run(&context),
+            Command::Audit(a) => a.run(&context),
+            Command::Plan(a) => a.run(&context),
         };
         done.map_err(|e| {
             let device = e.kind() == Kind::Engine;

@@ -1,5 +1,6 @@
 //! Engines run graphs. They know values and nodes, and neither classes nor strengths.
 
+pub mod bundle;
 pub mod choose;
 pub mod cpu;
 pub mod ort;

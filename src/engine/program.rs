@@ -1,5 +1,5 @@
 //! A graph as GPU work, all of it plain data: which memory every value takes, and the dispatches in order. The
-//! [`wgpu`](super::wgpu) engine runs it.
+//! [`wgpu`](super::wgpu) engine runs it, and a [`Bundle`](super::bundle::Bundle) writes it out.
 
 use super::plan::{self, Job, Slots};
 use super::words;

@@ -34,25 +34,13 @@ impl Rewriter {
     /// # Errors
     /// When a weight lacks its Fisher, or the engine fails.
     pub fn new(engine: &dyn Engine, rule: Rule, old: &Weights, basis: &Basis) -> Result<Self> {
-        let mut g = Graph::new(0);
-        let mut float = DType::F32;
-        let mut triples = Vec::new();
+        let mut weights = Vec::with_capacity(basis.names.len());
         for name in &basis.names {
-            let ty = old.get(name).ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?.ty();
-            float = ty.dtype;
-            let mut add = |what: &str| g.input(format!("{what} {name}"), ty.clone(), Batch::None);
-            let (w, f_f, f_r) = (add("w"), add("f_F"), add("f_R"));
-            let noise = (rule == Rule::Noise).then(|| add("noise"));
-            triples.push(Operands { w, f_f, f_r, noise });
+            let tensor = old.get(name).ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?;
+            weights.push((name.as_str(), tensor.ty()));
         }
-        let strengths: Vec<_> =
-            rule.strengths().iter().map(|s| g.input(*s, TensorType::new(float, []), Batch::None)).collect();
-        for (x, name) in triples.into_iter().zip(&basis.names) {
-            g.set_scope(name.clone());
-            let w = rule.push(&mut g, x, &strengths)?;
-            g.outputs.push(w);
-        }
-        let session = engine.prepare(&g)?;
+        let float = weights.last().map_or(DType::F32, |(_, ty)| ty.dtype);
+        let session = engine.prepare(&graph(rule, &weights)?)?;
         Ok(Self { rule, session, old: old.clone(), basis: basis.clone(), float })
     }
 
@@ -88,6 +76,31 @@ impl Rewriter {
         }
         Ok(all)
     }
+}
+
+/// A rule for all of these weights: inputs are `w NAME`, `f_F NAME`, `f_R NAME` and, for the rule that takes some,
+/// `noise NAME` of each weight, then the strengths; outputs are the new weights.
+///
+/// # Errors
+/// Never for weights of one float type.
+pub(crate) fn graph(rule: Rule, weights: &[(&str, TensorType)]) -> Result<Graph> {
+    let mut g = Graph::new(0);
+    let mut operands = Vec::with_capacity(weights.len());
+    for (name, ty) in weights {
+        let mut add = |what: &str| g.input(format!("{what} {name}"), ty.clone(), Batch::None);
+        let (w, f_f, f_r) = (add("w"), add("f_F"), add("f_R"));
+        let noise = (rule == Rule::Noise).then(|| add("noise"));
+        operands.push(Operands { w, f_f, f_r, noise });
+    }
+    let float = weights.last().map_or(DType::F32, |(_, ty)| ty.dtype);
+    let strengths: Vec<_> =
+        rule.strengths().iter().map(|s| g.input(*s, TensorType::new(float, []), Batch::None)).collect();
+    for (x, (name, _)) in operands.into_iter().zip(weights) {
+        g.set_scope(*name);
+        let w = rule.push(&mut g, x, &strengths)?;
+        g.outputs.push(w);
+    }
+    Ok(g)
 }
 
 /// Standard normal numbers of this type; `stream` tells the weights apart.

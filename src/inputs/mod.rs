@@ -22,7 +22,7 @@ use crate::each_type;
 use crate::error::{Error, Result};
 use crate::tensor::{Array, DType, Element, TensorType};
 use ndarray::{ArcArray, Axis, IxDyn, Slice};
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -246,6 +246,13 @@ pub(crate) fn choose(n: usize, limit: usize, seed: u64) -> Option<Vec<usize>> {
     all.truncate(limit);
     all.sort_unstable();
     Some(all)
+}
+
+/// Brings a list into random order (Fisher–Yates).
+pub(crate) fn shuffle<T>(list: &mut [T], rng: &mut ChaCha8Rng) {
+    for i in (1..list.len()).rev() {
+        list.swap(i, rng.random_range(0..=i));
+    }
 }
 
 /// ChaCha8 whose 32-byte key is the seed (8 bytes, little endian), then `onnx-unlearn `, then `purpose`, then zeros.

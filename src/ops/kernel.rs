@@ -32,6 +32,13 @@ pub enum Bind {
     Filled(usize),
 }
 
+impl Bind {
+    /// True when the step may write it.
+    pub fn is_written(&self) -> bool {
+        !matches!(self, Self::Input(_) | Self::Filled(_))
+    }
+}
+
 /// One parameter, by the name of its member in the WGSL struct `Params`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Param {

@@ -176,7 +176,7 @@ impl Gpu {
     /// # Errors
     /// When the shader does not compile or does not match the step.
     pub(super) fn pipeline(&self, step: &Step) -> Result<Arc<Pipeline>> {
-        let written: Vec<bool> = step.binds.iter().map(|b| !matches!(b, Bind::Input(_) | Bind::Filled(_))).collect();
+        let written: Vec<bool> = step.binds.iter().map(Bind::is_written).collect();
         let overrides = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
         let key: Key = (step.shader.name, overrides, written);
         if let Some(p) = lock(&self.pipelines).get(&key) {
