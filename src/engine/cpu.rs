@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, ValueId, passes};
 use crate::memory;
 use crate::tensor::Array;
+use std::collections::BTreeMap;
 
 /// Runs graphs with the ops' reference evaluation on ndarray.
 #[derive(Clone, Copy, Debug, Default)]

@@ -71,7 +71,9 @@ pub trait Engine: Send + Sync {
     /// One line: the adapter or library in use.
     fn describe(&self) -> String;
     /// What computes, for records: adapter, driver, library. Nothing in it depends on where files lie.
-    fn device(&self) -> BTreeMap<&'static str, String>;
+    fn device(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::new()
+    }
     /// Name and WGSL source of every shader that was compiled so far, sorted by name.
     fn shaders(&self) -> Vec<(&'static str, &'static str)> {
         Vec::new()

@@ -109,7 +109,8 @@ mod tests {
             for at in 0..new.len() {
                 let mut other = new.clone();
                 other[at] ^= 0x80;
-                let source = old.iter().position(|b| *b == new[at]).filter(|_| edits.is_empty() || !(4..7).contains(&at));
+                let source =
+                    old.iter().position(|b| *b == new[at]).filter(|_| edits.is_empty() || !(4..7).contains(&at));
                 let free = source.is_some_and(|s| element.contains(&s));
                 assert_eq!(stray(&old, &other, &runs, edits), (!free).then_some(at), "{at}");
             }

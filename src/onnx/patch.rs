@@ -276,13 +276,7 @@ fn unwritable(path: &Path, cause: &std::io::Error) -> Error {
 }
 
 /// Writes the new elements of a weight over the old ones; counts those that differ.
-fn splice(
-    file: &mut (impl Write + Seek),
-    source: &[u8],
-    edits: &[Edit],
-    job: &Job<'_>,
-    path: &Path,
-) -> Result<usize> {
+fn splice(file: &mut (impl Write + Seek), source: &[u8], edits: &[Edit], job: &Job<'_>, path: &Path) -> Result<usize> {
     let (mut changed, mut done, width) = (0_usize, 0_usize, job.weight.storage.width());
     for run in job.weight.runs() {
         for first in (0..run.count).step_by(CHUNK) {

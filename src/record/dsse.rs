@@ -65,10 +65,7 @@ impl Secret {
         Ok(Envelope {
             payload: Base64::encode_string(payload),
             payload_type: PAYLOAD_TYPE.to_owned(),
-            signatures: vec![Signed {
-                keyid: self.signer()?.keyid,
-                sig: Base64::encode_string(&signature.to_bytes()),
-            }],
+            signatures: vec![Signed { keyid: self.signer()?.keyid, sig: Base64::encode_string(&signature.to_bytes()) }],
         })
     }
 }
@@ -106,7 +103,11 @@ impl Envelope {
 }
 
 /// A line for everything that is wrong with the signature of a record.
-pub(super) fn faults(envelope: Option<&Envelope>, signer: Option<&Signer>, demanded: Option<&PublicKey>) -> Vec<String> {
+pub(super) fn faults(
+    envelope: Option<&Envelope>,
+    signer: Option<&Signer>,
+    demanded: Option<&PublicKey>,
+) -> Vec<String> {
     let mut faults = Vec::new();
     let (envelope, signer) = match (envelope, signer) {
         (None, None) => {

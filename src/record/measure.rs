@@ -29,6 +29,6 @@ pub fn delta(old: &Array, new: &Array) -> Delta {
 }
 
 /// Part of the whole; 0 when there is no whole.
-pub(super) fn share(part: f64, whole: f64) -> f64 {
+pub fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }

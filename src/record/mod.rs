@@ -13,6 +13,6 @@ mod verify;
 
 pub use canonical::{MAX_BYTES, Parsed, parse, seal};
 pub use dsse::{PublicKey, Secret};
-pub use measure::{Delta, delta};
+pub use measure::{Delta, delta, share};
 pub use statement::*;
-pub use verify::{Against, verify};
+pub use verify::{Against, file_of, verify};

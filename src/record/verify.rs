@@ -62,7 +62,10 @@ fn constants(s: &Statement) -> Vec<String> {
         ("buildType", &p.build_definition.build_type, BUILD),
         ("builder.id", &p.run_details.builder.id, BUILDER),
     ];
-    all.iter().filter(|(_, is, want)| is.as_str() != *want).map(|(k, is, w)| format!("{k} is '{is}', not '{w}'")).collect()
+    all.iter()
+        .filter(|(_, is, want)| is.as_str() != *want)
+        .map(|(k, is, w)| format!("{k} is '{is}', not '{w}'"))
+        .collect()
 }
 
 /// Numbers that follow from others in the record.
@@ -71,13 +74,8 @@ fn arithmetic(p: &Predicate) -> Vec<String> {
     let elements = changed.iter().fold(0_usize, |n, c| n.saturating_add(c.changed));
     // from 0, since an empty sum of floats would be -0
     let head = changed.iter().filter(|c| c.head).fold(0.0, |sum, c| sum + c.share);
-    let samples: usize = p
-        .build_definition
-        .internal_parameters
-        .inputs
-        .samples
-        .values()
-        .fold(0, |n: usize, k| n.saturating_add(*k));
+    let samples: usize =
+        p.build_definition.internal_parameters.inputs.samples.values().fold(0, |n: usize, k| n.saturating_add(*k));
     let counts = [
         ("weightsChanged", m.weights_changed, changed.len()),
         ("elementsChanged", m.elements_changed, elements),
@@ -105,7 +103,10 @@ fn files(what: &str, named: &[Subject], there: &[FileDigest], lines: &mut Vec<St
         return;
     };
     if first.digest.sha256 != model.sha256 {
-        lines.push(format!("{what} has the sha256 {}, the file {} has {}", first.digest.sha256, model.name, model.sha256));
+        lines.push(format!(
+            "{what} has the sha256 {}, the file {} has {}",
+            first.digest.sha256, model.name, model.sha256
+        ));
     }
     for file in beside {
         match data.iter().find(|d| d.name == file.name) {
@@ -150,7 +151,7 @@ fn present<'m>(model: &'m Model, change: &InitializerChange, digest: &Sha256Dige
 }
 
 /// The data file that holds a weight, as records name it.
-pub(super) fn file_of(model: &Model, weight: &Weight) -> Option<String> {
+pub fn file_of(model: &Model, weight: &Weight) -> Option<String> {
     let location = model.data_files().get(weight.data_file()?)?.location();
     Some(location.iter().map(|n| n.to_string_lossy()).collect::<Vec<_>>().join("/"))
 }
@@ -192,7 +193,10 @@ fn history(p: &Predicate, original: &Model, model: &Model) -> Result<Vec<String>
     let total = deltas.iter().fold(0.0, |sum, (_, d)| sum + d.absolute);
     for (change, d) in &deltas {
         if d.changed != change.changed {
-            lines.push(format!("{} elements of '{}' changed, the record says {}", d.changed, change.name, change.changed));
+            lines.push(format!(
+                "{} elements of '{}' changed, the record says {}",
+                d.changed, change.name, change.changed
+            ));
         }
         let said = [change.share, change.relative].map(f64::to_bits);
         if said != [share(d.absolute, total), d.relative].map(f64::to_bits) {
@@ -216,7 +220,8 @@ fn scrubbed(p: &Predicate, original: &Model) -> Result<Vec<crate::onnx::Edit>, S
         return Ok(Vec::new());
     }
     let classes = p.build_definition.external_parameters.get("modelClasses").and_then(serde_json::Value::as_u64);
-    let classes = classes.and_then(|n| usize::try_from(n).ok()).ok_or("the record does not say how many classes there are")?;
+    let classes =
+        classes.and_then(|n| usize::try_from(n).ok()).ok_or("the record does not say how many classes there are")?;
     let forgotten: Vec<usize> = p.classes.iter().map(|c| c.id).collect();
     let (edits, values) = names::scrub(original, &forgotten, classes).map_err(|e| format!("the original: {e}"))?;
     let listed: Vec<usize> = p.changes.metadata.iter().map(|c| c.index).collect();

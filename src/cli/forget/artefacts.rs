@@ -4,6 +4,7 @@
 //! [`ArtefactArgs::prepare`], which is called once the new model is complete under a temporary name: its hashes are known,
 //! and no file has its name yet. An artefact that fails leaves nothing behind, the model included.
 
+use super::record::{Keys, RecordArgs};
 use super::report::Report;
 use crate::classifier::Classifier;
 use crate::cli::common::{check_target, same_file};
@@ -12,17 +13,26 @@ use crate::error::{Error, Result};
 use crate::forget::{Outcome, Request};
 use crate::inputs::Labelled;
 use crate::onnx::{Companion, FileDigest, Staged};
+use serde_json::{Map, Value};
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which files are written beside the model.
 #[derive(Debug, Default, clap::Args)]
-pub(super) struct ArtefactArgs {}
+pub(super) struct ArtefactArgs {
+    #[command(flatten)]
+    pub(super) record: RecordArgs,
+}
 
 impl ArtefactArgs {
     /// Where artefacts go, in the order in which they were asked for.
     pub(super) fn targets(&self) -> Vec<PathBuf> {
-        Vec::new()
+        self.record.record.iter().cloned().collect()
+    }
+    /// What is read beside the model and the inputs.
+    fn read(&self) -> impl Iterator<Item = &Path> {
+        [&self.record.sign_key, &self.record.hmac_key].into_iter().flatten().map(PathBuf::as_path)
     }
     /// Checks, before any work is done, that every artefact can be written and replaces nothing that is read or written
     /// otherwise.
@@ -31,7 +41,7 @@ impl ArtefactArgs {
     /// `Invalid`, naming the file.
     pub(super) fn check(&self, model: &Path, target: &Path, inputs: Option<&Path>) -> Result<()> {
         let targets = self.targets();
-        let read: Vec<&Path> = [Some(model), Some(target), inputs].into_iter().flatten().collect();
+        let read: Vec<&Path> = [Some(model), Some(target), inputs].into_iter().flatten().chain(self.read()).collect();
         for (i, path) in targets.iter().enumerate() {
             check_target(path, &read)?;
             if targets.iter().take(i).any(|other| same_file(other, path)) {
@@ -45,8 +55,7 @@ impl ArtefactArgs {
     /// # Errors
     /// Whatever keeps one from being made.
     pub(super) fn prepare(&self, run: &Finished<'_>) -> Result<Vec<Companion>> {
-        let _ = run;
-        Ok(Vec::new())
+        Ok(self.record.prepare(run)?.into_iter().collect())
     }
 }
 
@@ -69,6 +78,12 @@ pub(super) struct Finished<'a> {
     pub(super) report: &'a Report,
     /// The new model under its temporary name.
     pub(super) staged: &'a Staged<'a>,
+    /// What was asked for, by name, without where files lie.
+    pub(super) parameters: &'a Map<String, Value>,
+    /// Keys for the record.
+    pub(super) keys: &'a Keys,
+    /// New values of entries of `metadata_props`, by their index.
+    pub(super) metadata: &'a BTreeMap<usize, String>,
     /// Filled by [`Finished::digests`].
     pub(super) known: OnceCell<Digests>,
 }

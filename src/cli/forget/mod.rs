@@ -2,6 +2,7 @@
 
 mod artefacts;
 mod options;
+mod record;
 mod report;
 
 use super::codes::{Made, SynthesisArgs};
@@ -16,6 +17,7 @@ use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
 use artefacts::{ArtefactArgs, Finished};
 use options::{DepthName, ScopeName, StrengthArgs};
+pub(super) use record::read_pem;
 use report::{Report, Run};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -92,6 +94,7 @@ impl Args {
         }
         classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
         forget::check_range(&self.classes, classifier.classes())?;
+        let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
         let chosen = self.engine.open()?;
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
@@ -124,7 +127,8 @@ impl Args {
             })
             .collect::<Result<Vec<_>>>()?;
         let companions = !self.artefacts.targets().is_empty();
-        let options = PatchOptions { in_place: self.in_place, companions, ..PatchOptions::default() };
+        let (edits, metadata) = self.artefacts.record.edits(model, &self.classes, classifier.classes())?;
+        let options = PatchOptions { in_place: self.in_place, companions, edits, ..PatchOptions::default() };
         let rounding = rounding(model, &changes)?;
         let staged = stage(model, &changes, &target, &options)?;
         let run =
@@ -139,6 +143,9 @@ impl Args {
             outcome: &outcome,
             report: &report,
             staged: &staged,
+            parameters: &self.parameters(classifier.classes(), request.made),
+            keys: &keys,
+            metadata: &metadata,
             known: Default::default(),
         };
         let beside = self.artefacts.prepare(&finished)?;
