@@ -37,7 +37,7 @@ enum Command {
     Codes(codes::Command),
     Gradients(gradients::Args),
     Fisher(fisher::Args),
-    Forget(forget::Args),
+    Forget(forget::Invocation),
     Evaluate(evaluate::Args),
     Audit(audit::Args),
     Plan(plan::Args),

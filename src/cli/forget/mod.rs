@@ -4,6 +4,7 @@ mod artefacts;
 mod options;
 mod record;
 mod report;
+mod requests;
 
 use super::codes::{Made, SynthesisArgs};
 use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
@@ -19,6 +20,7 @@ use artefacts::{ArtefactArgs, Finished};
 use options::{DepthName, ScopeName, StrengthArgs};
 pub(super) use record::read_pem;
 use report::{Report, Run};
+pub(super) use requests::Invocation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -33,6 +35,9 @@ pub(super) struct Args {
     /// A class to forget; may be given several times.
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
     classes: Vec<usize>,
+    /// A class that was forgotten before: its inputs are left out. May be given several times.
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    forgotten: Vec<usize>,
     /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
     /// folder of images per class. Without them inputs are made from the model alone.
     #[arg(long, value_name = "PATH")]
@@ -71,7 +76,15 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(mut self, context: &Context) -> Result<Status> {
+    fn run(self, context: &Context) -> Result<Status> {
+        let strict = self.strict;
+        let report = self.execute(context)?;
+        context.print(&report, || report.text())?;
+        Ok(if strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
+    }
+
+    /// Does the work; the files are written, and nothing is printed but notes.
+    fn execute(mut self, context: &Context) -> Result<Report> {
         let start = Instant::now();
         self.classes.sort_unstable();
         self.classes.dedup();
@@ -94,10 +107,16 @@ impl Args {
         }
         classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
         forget::check_range(&self.classes, classifier.classes())?;
+        if let Some(c) = self.classes.iter().find(|c| self.forgotten.contains(c)) {
+            return Err(Error::invalid(format!(
+                "class {c} is to be forgotten, and --forgotten says that it was before"
+            )));
+        }
         let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
         let chosen = self.engine.open()?;
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
+        let data = self.without_forgotten(data)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
             depth: self.depth.into(),
@@ -150,8 +169,7 @@ impl Args {
         };
         let beside = self.artefacts.prepare(&finished)?;
         staged.commit(&beside)?;
-        context.print(&report, || report.text())?;
-        Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
+        Ok(report)
     }
 
     /// The model, from its embedding on where inputs are to be made and it takes integers.
@@ -164,6 +182,15 @@ impl Args {
                 if of_integers { classifier.from_embedding() } else { Ok(classifier) }
             }
         }
+    }
+
+    /// The labelled inputs of all classes but those that were forgotten before.
+    fn without_forgotten(&self, data: Labelled) -> Result<Labelled> {
+        if self.forgotten.is_empty() {
+            return Ok(data);
+        }
+        let kept: Vec<usize> = (0..data.len()).filter(|&i| !self.forgotten.contains(&data.y[i])).collect();
+        data.select(&kept)
     }
 
     /// The labelled inputs that are given, or made, and what is to be said of the latter.

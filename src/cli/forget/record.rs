@@ -149,7 +149,7 @@ impl RecordArgs {
                 resolved_dependencies: dependencies,
             },
             run_details: RunDetails { builder: Builder { id: BUILDER.to_owned(), version } },
-            request: RequestReference { id: self.request_id.clone(), legal_basis: self.legal_basis.clone() },
+            request: self.request(),
             classes: self.classes(run)?,
             measures: measures(run, &changes),
             doubts: run.outcome.doubts.clone(),
@@ -164,6 +164,11 @@ impl RecordArgs {
             predicate_type: PREDICATE.to_owned(),
             predicate,
         })
+    }
+
+    /// Who asked, and on what ground.
+    pub(super) fn request(&self) -> RequestReference {
+        RequestReference { id: self.request_id.clone(), legal_basis: self.legal_basis.clone() }
     }
 
     fn classes(&self, run: &Finished<'_>) -> Result<Vec<ClassName>> {
@@ -256,7 +261,7 @@ fn dependency(name: &str, digest: DependencyDigest, role: Role) -> Dependency {
 }
 
 /// A file or folder that was read, by its own name and not by where it lies.
-fn read_file(path: &Path, role: Role) -> Result<Dependency> {
+pub(super) fn read_file(path: &Path, role: Role) -> Result<Dependency> {
     let name = path.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
     let name = name.unwrap_or_default();
     let digest = if path.is_dir() {
@@ -331,6 +336,7 @@ impl Args {
             "depth": name(&|| self.depth.to_possible_value()),
             "dims": dims,
             "engine": self.engine.name(),
+            "forgotten": self.forgotten,
             "inPlace": self.in_place,
             "inputs": if made { Value::Null } else { self.scaling.parameters() },
             "layers": self.model.layers,
