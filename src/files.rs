@@ -191,25 +191,6 @@ pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     a == b || a.canonicalize().ok().is_some_and(|a| b.canonicalize().ok() == Some(a))
 }
 
-/// SHA-256 of a file, hexadecimal.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn sha256(path: &Path) -> Result<String> {
-    use sha2::{Digest, Sha256};
-    let failed = |e: &io::Error| Error::io(path.display(), e);
-    let mut file = File::open(path).map_err(|e| failed(&e))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match io::Read::read(&mut file, &mut buffer).map_err(|e| failed(&e))? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
-        }
-    }
-    Ok(crate::onnx::hex(&hash.finalize()))
-}
-
 /// Writes the given bytes as [`write_atomically`] does.
 ///
 /// # Errors
@@ -218,6 +199,29 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |w| {
         w.write_all(bytes).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))
     })
+}
+
+/// SHA-256 of a file, hexadecimal.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    use sha2::{Digest, Sha256};
+    let mut file = File::open(path).map_err(|e| Error::io(path.display(), &e))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match io::Read::read(&mut file, &mut buffer).map_err(|e| Error::io(path.display(), &e))? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

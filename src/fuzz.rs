@@ -4,7 +4,8 @@
 
 use crate::autodiff::gradient::{Mode, gradient_graph};
 use crate::classifier::{Classifier, ClassifierOptions};
-use crate::fisher::store;
+use crate::fisher::Counting;
+use crate::fisher::store::Kept;
 use crate::inputs::{Expected, Options, npz};
 use crate::onnx::{ImportOptions, Model, import, patch_to_bytes};
 use crate::tensor::{Array, DType, TensorType};
@@ -79,11 +80,20 @@ pub fn read_npz(bytes: &[u8]) {
     }
 }
 
-/// Reads a Fisher file.
+/// Reads a Fisher file, every sum of it, and the mean over its classes.
 pub fn read_fisher(bytes: &[u8]) {
-    if let Ok(kept) = store::read(bytes) {
-        for (name, a) in &kept.tensors {
-            assert!(a.is_finite() && a.to_f64().iter().all(|v| *v >= 0.0), "{name} is no Fisher");
+    let Ok(kept) = Kept::read(bytes.to_vec().into()) else { return };
+    let names: Vec<String> = kept.weights().map(|(n, _)| n.to_owned()).collect();
+    for (i, name) in names.iter().enumerate() {
+        for row in 0..kept.origin.rows.len() {
+            if let Ok(sum) = kept.row(i, row) {
+                assert!(sum.iter().all(|v| v.is_finite() && *v >= 0.0), "{name} is no Fisher");
+            }
+        }
+    }
+    for counting in [Counting::Samples, Counting::Equalised] {
+        if let Ok(means) = kept.means(&names, &[kept.classes()], counting) {
+            assert!(means.iter().flatten().flatten().all(|v| v.is_finite() && *v >= 0.0), "a mean is no Fisher");
         }
     }
 }

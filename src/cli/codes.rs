@@ -258,7 +258,7 @@ impl Synthesize {
         let chosen = self.engine.open()?;
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (made, inputs) = self.how.make(&classifier, chosen.engine.as_ref(), self.seed, context)?;
-        npz::save(&self.o, &made.inputs)?;
+        npz::save_made(&self.o, &made.inputs)?;
         let report = SynthesisReport {
             file: self.o.clone(),
             engine: EngineReport::new(&chosen),

@@ -5,7 +5,7 @@ use crate::classifier::{Classifier, ClassifierOptions};
 use crate::engine::choose::{Choice, Chosen, choose};
 use crate::error::{Error, Result};
 pub(super) use crate::files::same_file;
-use crate::inputs::{self, Labelled, Scaling, Split};
+use crate::inputs::{self, Labelled, Scaling, Source, Split};
 use crate::report::{self, Progress};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -193,14 +193,19 @@ impl ScaleArgs {
     }
     /// Reads labelled inputs that fit the model.
     pub(super) fn load(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Labelled> {
-        let expected = classifier.expected();
-        let options = inputs::Options {
+        inputs::load(path, &classifier.expected(), &self.options(seed)).map_err(|e| named(e, path))
+    }
+    /// The same, to be read piece by piece.
+    pub(super) fn source(&self, path: &Path, classifier: &Classifier, seed: u64) -> Result<Source> {
+        Source::open(path, &classifier.expected(), &self.options(seed)).map_err(|e| named(e, path))
+    }
+    fn options(&self, seed: u64) -> inputs::Options {
+        inputs::Options {
             scaling: Scaling { scale: self.scale, mean: self.mean.clone(), std: self.std.clone() },
             split: self.split.into(),
             limit: self.limit,
             seed,
-        };
-        inputs::load(path, &expected, &options).map_err(|e| named(e, path))
+        }
     }
 }
 

@@ -3,8 +3,18 @@
 //! `f_C,i = (1/|C|) Σ_{c∈C} mean_{(x, y=c)} (∂ℓ/∂w_i)²`, with ℓ the cross-entropy on the logits (Yamashita
 //! et al., arXiv 2306.05670, equation 6; the square is per sample).
 
+mod complete;
 mod equalise;
+mod kept;
+mod merge;
+pub mod plan;
 pub mod store;
+mod sums;
+
+pub use kept::Counting;
+pub use merge::merge;
+pub use plan::Plan;
+pub use sums::{ClassSums, Row};
 
 use crate::autodiff::gradient::Mode;
 use crate::classifier::{Classifier, Weights, batch_feeds};

@@ -1,169 +1,212 @@
-//! Fisher files: safetensors with one float32 tensor per weight, and what it was made from.
+//! Fisher files: safetensors with the sums of each class by itself, and what they were made from.
+//!
+//! Every tensor is `[rows, …shape]`, where a row is the sum `Σ_n (∂ℓ_n/∂w)²` over some samples of one class; in a whole
+//! Fisher there is one row for each class. The elements are float32 where no addition was made outside of the engine,
+//! and float64 otherwise. The header says what the rows are of.
 
-use super::Fisher;
+use super::plan::{CHUNK, chunks};
+use super::sums::Row;
 use crate::error::{Error, Result};
 use crate::files;
-pub use crate::files::sha256;
-use crate::onnx::{Model, hex, open_mapped};
-use crate::tensor::Array;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
-use std::collections::HashMap;
+use crate::onnx::Model;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
+pub use super::kept::{Kept, load};
+pub use crate::files::sha256;
+
 /// Stands in the header of every file.
-const FORMAT: &str = "onnx-unlearn fisher 1";
+pub(super) const FORMAT: &str = "onnx-unlearn fisher 2";
 
 /// What a Fisher file says of its origin.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Origin {
     /// SHA-256 of the model, hexadecimal, as [`model_sha256`] has it.
     pub model_sha256: String,
-    /// SHA-256 of the file of labelled inputs, hexadecimal; empty for a folder.
-    pub inputs_sha256: String,
-    /// Classes, with the number of samples of each.
+    /// The output that was said to name the class.
+    pub output: Option<String>,
+    /// [`Source::listing_sha256`](crate::inputs::Source::listing_sha256) of the inputs.
+    pub listing_sha256: String,
+    /// SHA-256, hexadecimal, over the classes and the hashes of their samples; only in a whole Fisher.
+    pub inputs_sha256: Option<String>,
+    /// Classes of the whole Fisher, with the number of samples of each.
     pub samples: Vec<(usize, usize)>,
-    /// Names of the sets, in the order of the first axis; a single set has no such axis.
-    pub sets: Vec<String>,
+    /// Samples that are summed before sums are added, [`CHUNK`].
+    pub chunk: usize,
+    /// Engines that computed it, sorted.
+    pub engines: Vec<String>,
+    /// Weights that the answer does not depend on.
+    pub unused: Vec<String>,
+    /// What each row is of, in the order of classes and of chunks.
+    pub rows: Vec<Row>,
 }
 
-/// Writes the sums of a Fisher estimate. With several sets every tensor has them as its first axis.
-///
-/// # Errors
-/// When a sum is not finite, or the file cannot be written.
-pub fn save(path: &Path, fisher: &Fisher, origin: &Origin) -> Result<()> {
-    let arrays = fisher.to_arrays()?;
-    let mut bytes = Vec::with_capacity(arrays.len());
-    for (name, a) in &arrays {
-        let a = a.to_float(crate::tensor::DType::F32);
-        let shape = if fisher.sets == 1 { a.shape()[1..].to_vec() } else { a.shape().to_vec() };
-        bytes.push((name.clone(), shape, words(&a)?));
+impl Origin {
+    /// True when every class has one sum over all its samples.
+    pub fn is_whole(&self) -> bool {
+        let whole = |(&(class, n), row): (&(usize, usize), &Row)| row.class == class && row.range() == (0..chunks(n));
+        self.samples.len() == self.rows.len() && self.samples.iter().zip(&self.rows).all(whole)
     }
-    let views = bytes
-        .iter()
-        .map(|(name, shape, data)| {
-            TensorView::new(Dtype::F32, shape.clone(), data)
-                .map(|v| (name.clone(), v))
-                .map_err(|e| Error::internal(format!("safetensors: {e}")))
+
+    /// The hash of all samples, for a whole Fisher.
+    pub(super) fn hash_of_inputs(&self) -> Option<String> {
+        self.is_whole().then(|| {
+            let mut hash = Sha256::new();
+            self.rows.iter().for_each(|r| hash.update(format!("{}:{}\n", r.class, r.sha256)));
+            files::hex(&hash.finalize())
         })
-        .collect::<Result<Vec<_>>>()?;
-    let samples: Vec<String> = origin.samples.iter().map(|(c, n)| format!("{c}:{n}")).collect();
-    let about = HashMap::from([
-        ("format".to_owned(), FORMAT.to_owned()),
-        ("model_sha256".to_owned(), origin.model_sha256.clone()),
-        ("inputs_sha256".to_owned(), origin.inputs_sha256.clone()),
-        ("samples".to_owned(), samples.join(",")),
-        ("sets".to_owned(), origin.sets.join(",")),
-    ]);
-    let file = safetensors::serialize(views, Some(about)).map_err(|e| Error::internal(format!("safetensors: {e}")))?;
-    files::write_bytes(path, &file)
-}
-
-/// What a Fisher file holds.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    /// What it was made from.
-    pub origin: Origin,
-    /// One float32 tensor per weight, `[sets, …shape]`, or the weight's shape where there is one set; sorted by name.
-    pub tensors: Vec<(String, Array)>,
-}
-
-/// Reads a Fisher file and checks that it belongs to this model.
-///
-/// # Errors
-/// `Io` when it cannot be read, `Format` as [`read`], `Invalid` when it was made from another model file, names a
-/// weight that the model does not have, or has another shape.
-pub fn load(path: &Path, model: &Model) -> Result<Kept> {
-    let read_file = || {
-        let kept = read(&open_mapped(path)?.bytes)?;
-        kept.check(model)?;
-        Ok(kept)
-    };
-    read_file().map_err(|e: Error| e.at(path.display()))
-}
-
-/// Reads the bytes of a Fisher file.
-///
-/// # Errors
-/// `Format` when they are not what [`save`] writes: no safetensors file, a header that lies about its tensors,
-/// another element type, a sum that is negative or not finite, or no word on its origin.
-pub fn read(bytes: &[u8]) -> Result<Kept> {
-    let bad = |e: safetensors::SafeTensorError| Error::format(format!("is no safetensors file: {e}"));
-    let file = SafeTensors::deserialize(bytes).map_err(bad)?;
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(bad)?;
-    let about = header.metadata().as_ref().filter(|m| m.get("format").is_some_and(|f| f == FORMAT));
-    let about = about.ok_or_else(|| Error::format("is no Fisher file of this program"))?;
-    let origin = origin(about)?;
-    let mut tensors = Vec::with_capacity(file.len());
-    for (name, t) in file.tensors() {
-        let a = tensor(&t).map_err(|e| e.at(format!("'{name}'")))?;
-        if origin.sets.len() > 1 && a.shape().first() != Some(&origin.sets.len()) {
-            return Err(Error::format(format!("'{name}' has shape {:?} for {} sets", a.shape(), origin.sets.len())));
-        }
-        tensors.push((name, a));
     }
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(Kept { origin, tensors })
-}
 
-fn tensor(t: &TensorView<'_>) -> Result<Array> {
-    if t.dtype() != Dtype::F32 {
-        return Err(Error::format(format!("holds {:?}, a Fisher is float32", t.dtype())));
-    }
-    let values: Vec<f32> = t.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    match values.iter().find(|v| !v.is_finite() || **v < 0.0) {
-        Some(v) => Err(Error::format(format!("holds {v}, which no sum of squares is"))),
-        None => Array::from_vec(t.shape(), values),
-    }
-}
-
-fn origin(about: &HashMap<String, String>) -> Result<Origin> {
-    let get = |key: &str| {
-        about.get(key).map(String::as_str).ok_or_else(|| Error::format(format!("its header does not give '{key}'")))
-    };
-    let sample = |text: &str| {
-        let (class, n) = text.split_once(':')?;
-        Some((class.parse().ok()?, n.parse().ok()?))
-    };
-    let samples = get("samples")?;
-    let read: Option<Vec<_>> = samples.split(',').filter(|s| !s.is_empty()).map(sample).collect();
-    Ok(Origin {
-        model_sha256: get("model_sha256")?.to_owned(),
-        inputs_sha256: get("inputs_sha256")?.to_owned(),
-        samples: read.ok_or_else(|| Error::format(format!("its header gives the samples as '{samples}'")))?,
-        sets: get("sets")?.split(',').map(str::to_owned).collect(),
-    })
-}
-
-impl Kept {
-    /// Checks that this was made from that model.
+    /// Checks that the parts of this agree with each other.
     ///
     /// # Errors
-    /// `Invalid` with what does not fit.
-    pub fn check(&self, model: &Model) -> Result<()> {
-        for (name, a) in &self.tensors {
-            let found = model.weight_index(name).and_then(|i| model.weights().get(i));
-            let w = found.ok_or_else(|| Error::invalid(format!("the model has no weight '{name}'")))?;
-            let of_set = if self.origin.sets.len() > 1 { a.shape().get(1..).unwrap_or(&[]) } else { a.shape() };
-            if of_set != w.shape() {
-                return Err(Error::invalid(format!("'{name}' has shape {of_set:?}, the model's {:?}", w.shape())));
+    /// `Format` with what does not.
+    pub(super) fn check(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::format(format!("its header {what}")));
+        if self.chunk != CHUNK {
+            return bad(format!("speaks of blocks of {} samples, this program has {CHUNK}", self.chunk));
+        }
+        if self.samples.windows(2).any(|w| w[0].0 >= w[1].0) || self.samples.iter().any(|(_, n)| *n == 0) {
+            return bad("does not give the samples of its classes in their order".to_owned());
+        }
+        let samples: BTreeMap<usize, usize> = self.samples.iter().copied().collect();
+        for row in &self.rows {
+            let all = samples.get(&row.class).map(|n| chunks(*n));
+            if !all.is_some_and(|all| super::plan::is_node(&row.range(), all)) {
+                return bad(format!("speaks of blocks {} to {} of class {}", row.from, row.to, row.class));
+            }
+            if row.sha256.len() != 64 || !row.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return bad(format!("gives '{}' as a SHA-256", row.sha256));
             }
         }
-        if model_sha256(model) != self.origin.model_sha256 {
-            return Err(Error::invalid("the Fisher was made from another model file"));
+        if self.rows.windows(2).any(|w| (w[0].class, w[0].to) > (w[1].class, w[1].from)) {
+            return bad("has sums that overlap or are out of order".to_owned());
+        }
+        if self.inputs_sha256 != self.hash_of_inputs() {
+            return bad("gives a hash of its inputs that their parts do not have".to_owned());
         }
         Ok(())
     }
 }
 
-fn words(a: &Array) -> Result<Vec<u8>> {
-    Ok(a.slice::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect())
+/// Names and shapes of the weights, and the precision of the sums.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Layout {
+    pub(super) names: Vec<String>,
+    /// Without the axis of rows.
+    pub(super) shapes: Vec<Vec<usize>>,
+    /// The elements are float64.
+    pub(super) wide: bool,
+}
+
+impl Layout {
+    fn width(&self) -> usize {
+        if self.wide { 8 } else { 4 }
+    }
+    fn elements(&self, weight: usize) -> usize {
+        self.shapes[weight].iter().product()
+    }
+}
+
+/// Puts the rows of a file in their places.
+pub(super) struct Writer<'a, 'f> {
+    out: &'a mut BufWriter<&'f File>,
+    layout: &'a Layout,
+    /// Where the elements of each weight begin.
+    starts: Vec<u64>,
+    pub(super) origin: Origin,
+    path: &'a Path,
+}
+
+impl Writer<'_, '_> {
+    /// Writes the sum of one weight in one row.
+    pub(super) fn put(&mut self, weight: usize, row: usize, sum: &[f64]) -> Result<()> {
+        let width = self.layout.width();
+        let at = self.starts[weight] + (row * self.layout.elements(weight) * width) as u64;
+        let mut bytes = Vec::with_capacity(sum.len() * width);
+        if self.layout.wide {
+            sum.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+        } else {
+            sum.iter().for_each(|v| bytes.extend((*v as f32).to_le_bytes()));
+        }
+        let written = self.out.seek(SeekFrom::Start(at)).and_then(|_| self.out.write_all(&bytes));
+        written.map_err(|e| Error::io(format!("cannot write {}", self.path.display()), &e))
+    }
+}
+
+/// Writes a Fisher file: `fill` puts every row in its place and gives it its hash. Equal sums give equal bytes.
+///
+/// # Errors
+/// What `fill` returns, and when the file cannot be written.
+pub(super) fn write(
+    path: &Path,
+    layout: &Layout,
+    origin: Origin,
+    fill: impl FnOnce(&mut Writer<'_, '_>) -> Result<()>,
+) -> Result<Origin> {
+    let unknown = "0".repeat(64);
+    let mut origin = origin;
+    origin.rows.iter_mut().for_each(|r| r.sha256.clone_from(&unknown));
+    origin.inputs_sha256 = origin.is_whole().then_some(unknown);
+    let (header, starts) = header(layout, &origin)?;
+    files::write_atomically(path, |out| {
+        let mut writer = Writer { out, layout, starts, origin, path };
+        fill(&mut writer)?;
+        let Writer { out, mut origin, .. } = writer;
+        origin.inputs_sha256 = origin.hash_of_inputs();
+        let (now, _) = self::header(layout, &origin)?;
+        if now.len() != header.len() {
+            return Err(Error::internal("the header of a Fisher file changed its length"));
+        }
+        let done = out.seek(SeekFrom::Start(0)).and_then(|_| out.write_all(&now));
+        done.map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
+        Ok(origin)
+    })
+}
+
+/// Length and text of the header, and where each weight's elements begin in the file.
+fn header(layout: &Layout, origin: &Origin) -> Result<(Vec<u8>, Vec<u64>)> {
+    #[derive(Serialize)]
+    struct Info<'a> {
+        dtype: &'a str,
+        shape: Vec<usize>,
+        data_offsets: [u64; 2],
+    }
+    let json = |v: serde_json::Result<String>| v.map_err(|e| Error::internal(format!("JSON: {e}")));
+    let about = BTreeMap::from([("format", FORMAT.to_owned()), ("origin", json(serde_json::to_string(origin))?)]);
+    let mut order: Vec<usize> = (0..layout.names.len()).collect();
+    order.sort_by_key(|&i| &layout.names[i]);
+    let mut starts = vec![0; order.len()];
+    let mut text = format!("{{\"__metadata__\":{}", json(serde_json::to_string(&about))?);
+    let mut at = 0;
+    for i in order {
+        let end = at + (origin.rows.len() * layout.elements(i) * layout.width()) as u64;
+        let info = Info {
+            dtype: if layout.wide { "F64" } else { "F32" },
+            shape: [&[origin.rows.len()], &layout.shapes[i][..]].concat(),
+            data_offsets: [at, end],
+        };
+        let name = json(serde_json::to_string(&layout.names[i]))?;
+        text += &format!(",{name}:{}", json(serde_json::to_string(&info))?);
+        starts[i] = at;
+        at = end;
+    }
+    text.push('}');
+    // elements begin at a multiple of their width
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let before = 8 + text.len() as u64;
+    starts.iter_mut().for_each(|s| *s += before);
+    Ok(([&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat(), starts))
 }
 
 /// SHA-256 of a model, hexadecimal: of its file, and of its data files in the order of their first use after it.
 pub fn model_sha256(model: &Model) -> String {
-    use sha2::{Digest, Sha256};
     let mut hash = Sha256::new_with_prefix(model.bytes());
     model.data_files().iter().for_each(|f| hash.update(f.bytes()));
-    hex(&hash.finalize())
+    files::hex(&hash.finalize())
 }

@@ -2,6 +2,7 @@
 
 pub mod answers;
 mod doubt;
+mod fishers;
 pub mod rewrite;
 pub mod rules;
 mod scope;
@@ -10,16 +11,16 @@ pub mod search;
 use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::fisher::{self, Fisher};
+use crate::fisher::store::Kept;
 use crate::inputs::Labelled;
 use crate::onnx::Storage;
 use crate::tensor::Array;
 use answers::{Answerer, Answers};
-use rewrite::Basis;
 pub use rules::{Rule, Strength};
 pub use scope::Scope;
 pub use search::Depth;
 use search::{Candidate, Trials};
+use std::sync::Arc;
 
 /// What is to be forgotten, and how.
 #[derive(Clone, Debug)]
@@ -38,13 +39,17 @@ pub struct Request {
     pub made: bool,
     /// Decides the noise of the rule that adds some.
     pub seed: u64,
+    /// A Fisher of this model that is kept, as [`load`](crate::fisher::store::load) reads it: no class that it holds is
+    /// estimated again. The inputs then serve the search alone; a class of theirs that it lacks is estimated from
+    /// them if they hold the samples that it was made from.
+    pub fisher: Option<Arc<Kept>>,
 }
 
 impl Request {
     /// A request with everything else as usual.
     pub fn new(classes: Vec<usize>, method: Method) -> Self {
         let (depth, scope) = (Depth::default(), Scope::default());
-        Self { classes, method, depth, scope, protect: Vec::new(), made: false, seed: 0 }
+        Self { classes, method, depth, scope, protect: Vec::new(), made: false, seed: 0, fisher: None }
     }
 }
 
@@ -82,6 +87,8 @@ pub struct Outcome {
     pub new: Vec<(String, Array)>,
     /// Why samples ran one by one, if they had to.
     pub one_by_one: Option<String>,
+    /// Classes whose Fisher was estimated; those of a kept Fisher are not among them.
+    pub estimated: Vec<usize>,
     /// Names of the last layer's weights.
     pub head: Vec<String>,
     /// Reasons to doubt that what the inputs say holds for data.
@@ -119,19 +126,10 @@ pub fn forget(
     let total = data.len();
     let done = &mut |n| progress(Stage::Fisher(n, total));
     let retained_samples = data.y.iter().filter(|c| retained.contains(c)).count() as f64;
-    let groups = [request.classes.clone(), retained];
-    // a search lets every class count the same; given strengths belong to the Fisher as the papers define it
-    let fisher = match request.method {
-        Method::Search(_) => fisher::estimate_equalised(classifier, engine, &old, data, &groups, done)?,
-        Method::Fixed(_) => {
-            let sets = groups.iter().map(|c| fisher::class_weights(data, c)).collect::<Result<Vec<_>>>()?;
-            fisher::estimate(classifier, engine, &old, data, &sets, done)?
-        }
-    };
-    fisher.check_finite()?;
+    let fishers = fishers::fishers(classifier, engine, &old, data, &retained, request, done)?;
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
-    let basis = scope::narrow(basis(&fisher, engine)?, request.scope, &head, &request.protect)?;
+    let basis = scope::narrow(fishers.basis, request.scope, &head, &request.protect)?;
     let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
     let before = finite(trials.before()?)?;
     let mut count = 0;
@@ -153,7 +151,8 @@ pub fn forget(
         start.retained_answered * retained_samples + start.forget_answered * (data.len() as f64 - retained_samples);
     let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
     let (changes, new) = compare(&old, &weights)?;
-    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one: fisher.one_by_one, head, doubts })
+    let (one_by_one, estimated) = (fishers.one_by_one, fishers.estimated);
+    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one, estimated, head, doubts })
 }
 
 /// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.
@@ -209,14 +208,6 @@ fn as_stored(classifier: &Classifier, engine: &dyn Engine, weights: &Weights) ->
         }
     }
     Ok(is_narrower.then_some(stored))
-}
-
-fn basis(fisher: &Fisher, engine: &dyn Engine) -> Result<Basis> {
-    let mut parts = fisher.split(engine)?.into_iter();
-    let (Some(f_f), Some(f_r)) = (parts.next(), parts.next()) else {
-        return Err(Error::internal("the Fisher lacks a set"));
-    };
-    Ok(Basis { names: fisher.names.clone(), f_f, f_r })
 }
 
 /// Elements by the name of their weight.

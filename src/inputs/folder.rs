@@ -37,30 +37,59 @@ impl Layout {
     }
 }
 
-/// The samples that the options choose, read and decoded: bytes of the sample's shape, and classes.
-pub(super) fn load(root: &Path, expected: &Expected, options: &Options) -> Result<(Raw, Vec<usize>)> {
-    let layout = Layout::of(&expected.sample.shape)?;
-    let mut all = Vec::new();
-    for (class, folder) in classes(root, expected.classes)? {
-        all.extend(images(root, &folder)?.into_iter().map(|path| (path, class)));
+/// The images of a folder of classes, none of them read yet.
+#[derive(Clone, Debug)]
+pub(super) struct Images {
+    root: PathBuf,
+    layout: Layout,
+    sample: Vec<usize>,
+    /// Path and class of each, in the order of class ids, then of names.
+    pub(super) files: Vec<(PathBuf, usize)>,
+}
+
+impl Images {
+    /// Finds the images that the options choose.
+    pub(super) fn list(root: &Path, expected: &Expected, options: &Options) -> Result<Self> {
+        let layout = Layout::of(&expected.sample.shape)?;
+        let mut files = Vec::new();
+        for (class, folder) in classes(root, expected.classes)? {
+            files.extend(images(root, &folder)?.into_iter().map(|path| (path, class)));
+        }
+        if let Some(rows) = options.choose(files.len())? {
+            files = rows.into_iter().map(|i| std::mem::take(&mut files[i])).collect();
+        }
+        Ok(Self { root: root.to_path_buf(), layout, sample: expected.sample.shape.clone(), files })
     }
-    if let Some(rows) = options.choose(all.len())? {
-        all = rows.into_iter().map(|i| std::mem::take(&mut all[i])).collect();
+    /// Name inside the folder, the same on every system, and length in bytes of each image.
+    pub(super) fn listing(&self) -> Result<Vec<(String, u64)>> {
+        let of = |(path, _): &(PathBuf, usize)| {
+            let inside = path.strip_prefix(&self.root).unwrap_or(path);
+            let parts: Vec<_> = inside.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+            let meta = path.metadata().map_err(|e| Error::io(format!("cannot read {}", path.display()), &e))?;
+            Ok((parts.join("/"), meta.len()))
+        };
+        self.files.iter().map(of).collect()
     }
-    let shape = [&[all.len()], &expected.sample.shape[..]].concat();
-    let total = checked_len(&shape)?;
-    if total as u64 > MAX_BYTES / 4 {
-        return Err(Error::invalid(format!(
-            "{} images of {:?} are too many at once; use fewer samples",
-            all.len(),
-            expected.sample.shape
-        )));
+    /// Reads and decodes the images at these positions: bytes of the sample's shape, and classes.
+    pub(super) fn read(&self, positions: &[usize]) -> Result<(Raw, Vec<usize>)> {
+        let shape = [&[positions.len()], &self.sample[..]].concat();
+        let total = checked_len(&shape)?;
+        if total as u64 > MAX_BYTES / 4 {
+            return Err(Error::invalid(format!(
+                "{} images of {:?} are too many at once; use fewer samples",
+                positions.len(),
+                self.sample
+            )));
+        }
+        let mut data = vec![0; total];
+        let each = (total / positions.len().max(1)).max(1);
+        data.par_chunks_mut(each).zip(positions).try_for_each(|(out, &i)| {
+            let (path, _) = &self.files[i];
+            decode(path, self.layout, out).map_err(|e| e.at(path.strip_prefix(&self.root).unwrap_or(path).display()))
+        })?;
+        let y = positions.iter().map(|&i| self.files[i].1).collect();
+        Ok((Raw { shape, elem: Elem::U8, data: Data::Byte(data) }, y))
     }
-    let mut data = vec![0; total];
-    data.par_chunks_mut((total / all.len().max(1)).max(1)).zip(&all).try_for_each(|(out, (path, _))| {
-        decode(path, layout, out).map_err(|e| e.at(path.strip_prefix(root).unwrap_or(path).display()))
-    })?;
-    Ok((Raw { shape, elem: Elem::U8, data: Data::Byte(data) }, all.into_iter().map(|(_, c)| c).collect()))
 }
 
 /// Class folders by class id: the number that each is named, or their place in the order of names.

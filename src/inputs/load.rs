@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::tensor::TensorType;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a model takes and answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,16 +109,55 @@ impl Options {
 /// # Errors
 /// When nothing of this kind is there, a file is malformed, or the samples do not suit the model.
 pub fn load(path: &Path, expected: &Expected, options: &Options) -> Result<Labelled> {
+    match find(path, options.split)? {
+        Found::Npz(path) => npz::load(&path, expected, options),
+        Found::Idx(images) => from_idx(&images, expected, options),
+        Found::Images(root) => {
+            no_extra(expected)?;
+            let read = || {
+                let images = folder::Images::list(&root, expected, options)?;
+                let (x, y) = images.read(&(0..images.files.len()).collect::<Vec<_>>())?;
+                // the subset is chosen already: only the chosen images were decoded
+                let all = Options { limit: None, ..options.clone() };
+                assemble(x, y, Vec::new(), expected, &all)
+            };
+            read().map_err(|e: Error| e.at(root.display()))
+        }
+    }
+}
+
+/// True for an `.npz` file of inputs that were made from the model, as [`npz::save_made`] writes it. No model has
+/// memorised such inputs.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn are_made(path: &Path) -> Result<bool> {
+    match find(path, Split::default()) {
+        Ok(Found::Npz(file)) => npz::is_made(&file),
+        _ => Ok(false),
+    }
+}
+
+/// What lies at a path.
+pub(super) enum Found {
+    Npz(PathBuf),
+    /// The image file.
+    Idx(PathBuf),
+    /// A folder with one folder of images per class.
+    Images(PathBuf),
+}
+
+pub(super) fn find(path: &Path, split: Split) -> Result<Found> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io(format!("cannot read {}", path.display()), &e))?;
     if meta.is_dir() {
-        return from_folder(path, expected, options);
+        return find_in_folder(path, split);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if idx::is_images(&name) {
-        return from_idx(path, expected, options);
+        return Ok(Found::Idx(path.to_path_buf()));
     }
     if name.to_lowercase().ends_with(".npz") {
-        return npz::load(path, expected, options);
+        return Ok(Found::Npz(path.to_path_buf()));
     }
     Err(Error::unsupported(format!(
         "{}: labelled inputs are a .npz file, IDX images (…-images-idx3-ubyte) or a folder",
@@ -156,13 +195,12 @@ fn from_idx(images: &Path, expected: &Expected, options: &Options) -> Result<Lab
     done.map_err(|e| e.at(images.display()))
 }
 
-fn from_folder(root: &Path, expected: &Expected, options: &Options) -> Result<Labelled> {
+fn find_in_folder(root: &Path, split: Split) -> Result<Found> {
     let entries = folder::entries(root)?;
     let files: Vec<String> = entries.iter().filter(|(_, p)| p.is_file()).map(|(n, _)| n.clone()).collect();
-    if let Some(images) = idx::find(&files, options.split).map_err(|e| e.at(root.display()))? {
-        return from_idx(&root.join(images), expected, options);
+    if let Some(images) = idx::find(&files, split).map_err(|e| e.at(root.display()))? {
+        return Ok(Found::Idx(root.join(images)));
     }
-    no_extra(expected)?;
     let folders: Vec<_> = entries.iter().filter(|(_, p)| p.is_dir()).collect();
     let part = |n: &str| match n.to_lowercase().as_str() {
         "test" | "val" | "valid" | "validation" => Some(Split::Test),
@@ -170,26 +208,19 @@ fn from_folder(root: &Path, expected: &Expected, options: &Options) -> Result<La
         _ => None,
     };
     if !folders.is_empty() && folders.iter().all(|(n, _)| part(n).is_some()) {
-        let found: Vec<_> = folders.iter().filter(|(n, _)| part(n) == Some(options.split)).collect();
+        let found: Vec<_> = folders.iter().filter(|(n, _)| part(n) == Some(split)).collect();
         return match found[..] {
-            [(_, path)] => from_folder_of_classes(path, expected, options),
+            [(_, path)] => Ok(Found::Images(path.clone())),
             _ => {
                 let n = found.len();
-                Err(Error::invalid(format!("{}: {n} folders of the {} split; name one", root.display(), options.split)))
+                Err(Error::invalid(format!("{}: {n} folders of the {split} split; name one", root.display())))
             }
         };
     }
-    from_folder_of_classes(root, expected, options)
+    Ok(Found::Images(root.to_path_buf()))
 }
 
-fn from_folder_of_classes(root: &Path, expected: &Expected, options: &Options) -> Result<Labelled> {
-    let (x, y) = folder::load(root, expected, options).map_err(|e| e.at(root.display()))?;
-    // the subset is chosen already: only the chosen images were decoded
-    let all = Options { limit: None, ..options.clone() };
-    assemble(x, y, Vec::new(), expected, &all).map_err(|e| e.at(root.display()))
-}
-
-fn no_extra(expected: &Expected) -> Result<()> {
+pub(super) fn no_extra(expected: &Expected) -> Result<()> {
     match expected.extra.iter().next() {
         Some((name, ty)) => Err(Error::invalid(format!(
             "the model has a second input {name:?} ({ty} a sample), which only a .npz file can hold"

@@ -13,10 +13,12 @@ mod load;
 mod npy;
 pub mod npz;
 mod raw;
+mod source;
 pub mod synthesis;
 
-pub use load::{Expected, Options, Split, load, sample_shapes, split_of};
+pub use load::{Expected, Options, Split, are_made, load, sample_shapes, split_of};
 pub use raw::Scaling;
+pub use source::Source;
 
 use crate::each_type;
 use crate::error::{Error, Result};
@@ -94,11 +96,7 @@ impl Labelled {
     }
     /// Positions of the samples of every class that occurs.
     pub fn by_class(&self) -> BTreeMap<usize, Vec<usize>> {
-        let mut all = BTreeMap::<_, Vec<_>>::new();
-        for (i, &c) in self.y.iter().enumerate() {
-            all.entry(c).or_default().push(i);
-        }
-        all
+        by_class(&self.y)
     }
     /// Splits in samples whose class is among `classes` and all others, each in the old order.
     ///
@@ -184,6 +182,15 @@ impl Labelled {
             None => Ok(()),
         }
     }
+}
+
+/// Positions of every class that occurs.
+fn by_class(y: &[usize]) -> BTreeMap<usize, Vec<usize>> {
+    let mut all = BTreeMap::<_, Vec<_>>::new();
+    for (i, &c) in y.iter().enumerate() {
+        all.entry(c).or_default().push(i);
+    }
+    all
 }
 
 /// Checks shape, type and finiteness of `[n, ...]` against the type of one sample.

@@ -185,6 +185,29 @@ pub fn save(path: &Path, inputs: &Labelled) -> Result<()> {
     write(path, &all)
 }
 
+/// An array of this name says that the inputs were made from the model.
+const MADE: &str = "onnx-unlearn.made";
+
+/// Writes labelled inputs as [`save`] does, with a mark that they were made from the model.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_made(path: &Path, inputs: &Labelled) -> Result<()> {
+    let (y, mark) = (inputs.labels(), Array::ints(&[1]));
+    let mut all = vec![("x", &inputs.x), ("y", &y)];
+    all.extend(inputs.extra.iter().map(|(k, a)| (k.as_str(), a)));
+    all.push((MADE, &mark));
+    write(path, &all)
+}
+
+/// True when [`save_made`] wrote the file.
+///
+/// # Errors
+/// As [`keys`].
+pub(super) fn is_made(path: &Path) -> Result<bool> {
+    Ok(keys(path)?.iter().any(|k| k == MADE))
+}
+
 /// Writes arrays under their names, uncompressed like `numpy.savez`. Atomic; equal arrays give equal bytes.
 ///
 /// # Errors

@@ -26,7 +26,6 @@ mod wire;
 
 pub use compare::differences_outside;
 pub use digest::FileDigest;
-pub(crate) use digest::hex;
 pub use edit::{Edit, metadata_edits};
 pub(crate) use export::narrowed;
 pub use export::{ExportOptions, export, to_bytes};

@@ -4,7 +4,7 @@
 use super::dsse::{Envelope, Secret};
 use super::statement::{Sha256Digest, Statement};
 use crate::error::{Error, Result};
-use crate::onnx::hex;
+use crate::files::hex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};

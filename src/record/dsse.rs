@@ -4,7 +4,7 @@
 
 use super::statement::Signer;
 use crate::error::{Error, Result};
-use crate::onnx::hex;
+use crate::files::hex;
 use base64ct::{Base64, Encoding};
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePublicKey};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};

@@ -4,7 +4,8 @@
 //! commas or lines.
 
 use crate::error::{Error, Result};
-use crate::onnx::{Edit, Model, hex, metadata_edits};
+use crate::files::hex;
+use crate::onnx::{Edit, Model, metadata_edits};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::collections::BTreeMap;

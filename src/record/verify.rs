@@ -6,7 +6,8 @@ use super::measure::{Delta, delta, share};
 use super::names;
 use super::statement::*;
 use crate::error::Result;
-use crate::onnx::{FileDigest, Model, Weight, differences_outside, hex};
+use crate::files::hex;
+use crate::onnx::{FileDigest, Model, Weight, differences_outside};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 

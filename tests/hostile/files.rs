@@ -3,7 +3,9 @@
 use super::Room;
 use super::child::{self, Limits};
 use super::models::{self, CLASSES, HIDDEN, INPUTS, classifier, values};
-use onnx_unlearn::fisher::store;
+use onnx_unlearn::fisher::Row;
+use onnx_unlearn::fisher::plan::CHUNK;
+use onnx_unlearn::fisher::store::{self, Origin};
 use onnx_unlearn::inputs::npz;
 use onnx_unlearn::onnx::Model;
 use onnx_unlearn::tensor::Array;
@@ -168,16 +170,29 @@ fn classes_that_cannot_be_forgotten() {
 
 // ---- Fisher files -------------------------------------------------------------------------------
 
-/// The header of a Fisher file of this model.
-fn about(model: &Model) -> HashMap<String, String> {
+/// The header of a Fisher file of this model, with one change to what it says of its origin.
+fn about(model: &Model, change: impl FnOnce(&mut Origin)) -> HashMap<String, String> {
+    let hash = "0123456789abcdef".repeat(4);
+    let mut origin = Origin {
+        model_sha256: store::model_sha256(model),
+        listing_sha256: hash.clone(),
+        samples: vec![(0, 2), (1, 2), (2, 2)],
+        chunk: CHUNK,
+        engines: vec!["cpu".to_owned()],
+        rows: (0..3).map(|class| Row { class, from: 0, to: 1, sha256: hash.clone() }).collect(),
+        ..Origin::default()
+    };
+    origin.inputs_sha256 = Some(inputs_sha256(&origin));
+    change(&mut origin);
     let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
-    HashMap::from([
-        pair("format", "onnx-unlearn fisher 1"),
-        pair("model_sha256", &store::model_sha256(model)),
-        pair("inputs_sha256", ""),
-        pair("samples", "0:2,1:2,2:2"),
-        pair("sets", "all"),
-    ])
+    HashMap::from([pair("format", "onnx-unlearn fisher 2"), pair("origin", &serde_json::to_string(&origin).unwrap())])
+}
+
+/// The hash of all inputs, worked out from what the header says of them.
+fn inputs_sha256(origin: &Origin) -> String {
+    use sha2::{Digest, Sha256};
+    let text: String = origin.rows.iter().map(|r| format!("{}:{}\n", r.class, r.sha256)).collect();
+    Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn fisher(tensors: &[(&str, Dtype, &[usize], Vec<u8>)], about: HashMap<String, String>) -> Vec<u8> {
@@ -192,27 +207,24 @@ fn words(v: &[f32]) -> Vec<u8> {
 #[test]
 fn fisher_files_that_lie_or_belong_to_another_model() {
     let model = Model::from_bytes("m.onnx", classifier().encode_to_vec()).unwrap();
-    let w1 = [HIDDEN, INPUTS];
-    let good = |v: f32| vec![("w1", Dtype::F32, &w1[..], words(&[v; HIDDEN * INPUTS]))];
+    let w1 = [3, HIDDEN, INPUTS];
+    let good = |v: f32| vec![("w1", Dtype::F32, &w1[..], words(&[v; 3 * HIDDEN * INPUTS]))];
     let header = |text: &str, data: usize| {
         let text = text.as_bytes();
         [&(text.len() as u64).to_le_bytes()[..], text, &vec![0; data]].concat()
     };
-    let without = |key: &str| {
-        let mut a = about(&model);
-        a.remove(key);
-        a
-    };
+    let said = || about(&model, |_| ());
+    let lie = |change: fn(&mut Origin)| fisher(&good(0.5), about(&model, change));
     let with = |key: &str, value: &str| {
-        let mut a = about(&model);
+        let mut a = said();
         a.insert(key.to_owned(), value.to_owned());
-        a
+        fisher(&good(0.5), a)
     };
-    let whole = fisher(&good(0.5), about(&model));
+    let whole = fisher(&good(0.5), said());
     let room = Room::new();
     let path = room.write("f.safetensors", &whole);
     let kept = store::load(&path, &model).unwrap();
-    assert_eq!(kept.tensors.len(), 1);
+    assert_eq!(kept.weights().collect::<Vec<_>>(), [("w1", &w1[1..])]);
     assert_eq!(kept.origin.samples, [(0, 2), (1, 2), (2, 2)]);
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", vec![], "no safetensors"),
@@ -255,18 +267,54 @@ fn fisher_files_that_lie_or_belong_to_another_model() {
             "no safetensors",
         ),
         ("no word on its origin", fisher(&good(0.5), HashMap::new()), "no Fisher file"),
-        ("another format", fisher(&good(0.5), with("format", "other 1")), "no Fisher file"),
-        ("no model named", fisher(&good(0.5), without("model_sha256")), "model_sha256"),
-        ("no sets named", fisher(&good(0.5), without("sets")), "sets"),
-        ("samples that are no numbers", fisher(&good(0.5), with("samples", "0:many")), "0:many"),
-        ("two sets and an axis of eight", fisher(&good(0.5), with("sets", "forget,retain")), "2 sets"),
-        ("NaN", fisher(&good(f32::NAN), about(&model)), "NaN"),
-        ("infinity", fisher(&good(f32::INFINITY), about(&model)), "inf"),
-        ("a negative sum", fisher(&good(-1.0), about(&model)), "-1"),
-        ("float64", fisher(&[("w1", Dtype::F64, &w1, vec![0; 256])], about(&model)), "F64"),
-        ("another shape", fisher(&[("w1", Dtype::F32, &[4, 8], vec![0; 128])], about(&model)), "shape [4, 8]"),
-        ("a weight that is not there", fisher(&[("w9", Dtype::F32, &[1], vec![0; 4])], about(&model)), "'w9'"),
-        ("another model", fisher(&good(0.5), with("model_sha256", &"0".repeat(64))), "another model"),
+        ("another format", with("format", "onnx-unlearn fisher 1"), "no Fisher file"),
+        ("an origin that is no JSON", with("origin", "{"), "origin cannot be read"),
+        ("an origin of brackets", with("origin", &"[".repeat(100_000)), "origin cannot be read"),
+        ("an origin that says too little", with("origin", "{}"), "model_sha256"),
+        ("an origin of the wrong kind", with("origin", r#"{"model_sha256":3}"#), "origin cannot be read"),
+        ("other blocks", lie(|o| o.chunk = 1), "blocks of 1 samples"),
+        ("classes out of order", lie(|o| o.samples.swap(0, 1)), "in their order"),
+        ("a class twice", lie(|o| o.samples[1].0 = 0), "in their order"),
+        ("a class without samples", lie(|o| o.samples[1].1 = 0), "in their order"),
+        ("sums out of order", lie(|o| o.rows.swap(0, 1)), "out of order"),
+        ("a class in two sums", lie(|o| o.rows[1].class = 0), "overlap"),
+        ("a sum of an unknown class", lie(|o| o.rows[1].class = 7), "of class 7"),
+        ("a sum of blocks that are not there", lie(|o| o.rows[1].to = usize::MAX), "of class 1"),
+        ("a sum of no block", lie(|o| o.rows[1].to = 0), "of class 1"),
+        ("a sum that ends before it begins", lie(|o| (o.rows[1].from, o.rows[1].to) = (1, 0)), "of class 1"),
+        ("more samples than there are numbers", lie(|o| o.samples[1].1 = usize::MAX), "hash of its inputs"),
+        ("a hash that is none", lie(|o| o.rows[0].sha256 = "zz".to_owned()), "'zz'"),
+        ("another hash of the inputs", lie(|o| o.inputs_sha256 = Some("0".repeat(64))), "hash of its inputs"),
+        ("no hash of the inputs", lie(|o| o.inputs_sha256 = None), "hash of its inputs"),
+        ("four sums and an axis of three", lie(|o| o.samples.push((3, 1))), "hash of its inputs"),
+        (
+            "a part",
+            lie(|o| {
+                o.samples.push((3, 1));
+                o.inputs_sha256 = None;
+            }),
+            "class 3",
+        ),
+        (
+            "a part of a class",
+            lie(|o| {
+                o.samples[2].1 = 300;
+                o.inputs_sha256 = None;
+            }),
+            "samples 256 to 299",
+        ),
+        ("an axis of two", fisher(&[("w1", Dtype::F32, &[2, 8, 4], vec![0; 256])], said()), "3 sums"),
+        ("a number", fisher(&[("w1", Dtype::F32, &[], vec![0; 4])], said()), "3 sums"),
+        ("no weight", fisher(&[], said()), "no weight"),
+        (
+            "half of it float64",
+            fisher(&[("w1", Dtype::F32, &w1, vec![0; 384]), ("w2", Dtype::F64, &[3, 3, 8], vec![0; 576])], said()),
+            "float32 or float64 throughout",
+        ),
+        ("float16", fisher(&[("w1", Dtype::F16, &w1, vec![0; 192])], said()), "F16"),
+        ("another shape", fisher(&[("w1", Dtype::F32, &[3, 4, 8], vec![0; 384])], said()), "shape [4, 8]"),
+        ("a weight that is not there", fisher(&[("w9", Dtype::F32, &[3, 1], vec![0; 12])], said()), "'w9'"),
+        ("another model", lie(|o| o.model_sha256 = "0".repeat(64)), "another model"),
     ];
     for (case, bytes, word) in cases {
         std::fs::write(&path, &bytes).unwrap();
@@ -278,18 +326,56 @@ fn fisher_files_that_lie_or_belong_to_another_model() {
     assert_eq!(room.names(), ["f.safetensors"]);
 }
 
+/// Sums are looked at when they are used: nothing is forgotten with what no sum of squares is, nor joined.
+#[test]
+fn sums_that_are_none() {
+    let model = Model::from_bytes("m.onnx", classifier().encode_to_vec()).unwrap();
+    let room = Room::new();
+    room.write("m.onnx", classifier().encode_to_vec());
+    models::codes(&room.path("c.npz"));
+    let shapes: [(&str, &[usize]); 4] = [("b1", &[3, 8]), ("b2", &[3, 3]), ("w1", &[3, 8, 4]), ("w2", &[3, 3, 8])];
+    let sums = |v: f64, wide: bool| {
+        let tensors = shapes.map(|(name, shape)| {
+            let mut values = vec![0.5; shape.iter().product()];
+            values[if name == "w2" { 5 } else { 0 }] = if name == "w2" { v } else { 0.25 };
+            let bytes = if wide {
+                values.iter().flat_map(|v: &f64| v.to_le_bytes()).collect()
+            } else {
+                values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect::<Vec<u8>>()
+            };
+            (name, if wide { Dtype::F64 } else { Dtype::F32 }, shape, bytes)
+        });
+        fisher(&tensors, about(&model, |_| ()))
+    };
+    for wide in [false, true] {
+        room.write("f", sums(0.5, wide));
+        room.succeeds("a Fisher", &models::forget("m.onnx", &["--fisher", "f", "-o", "good.onnx"]));
+        for (v, word) in [(f64::NAN, "NaN"), (f64::INFINITY, "inf"), (-1.0, "-1"), (-0.125, "-0.125")] {
+            room.write("f", sums(v, wide));
+            let words = ["f: ", "'w2'", word];
+            room.refuses("bad sum", &models::forget("m.onnx", &["--fisher", "f", "-o", "out.onnx"]), &words);
+            room.refuses("bad sum", &models::forget("m.onnx", &["--fisher", "f", "--in-place"]), &words);
+            room.refuses("bad sum", &["fisher", "merge", "f", "-o", "joined"], &words);
+        }
+    }
+    room.write("f", sums(f64::MAX, true));
+    room.refuses("too great", &models::forget("m.onnx", &["--fisher", "f", "-o", "out.onnx"]), &["f: ", "too great"]);
+    for (case, file) in [("no file", "nothing"), ("a folder", "."), ("a model", "m.onnx"), ("inputs", "c.npz")] {
+        room.refuses(case, &models::forget("m.onnx", &["--fisher", file, "-o", "out.onnx"]), &[file]);
+    }
+}
+
 /// What `fisher` writes is what [`store::load`] reads.
 #[test]
 fn a_fisher_of_this_program_is_read_again() {
     let room = Room::new();
     let path = room.write("m.onnx", classifier().encode_to_vec());
     models::codes(&room.path("c.npz"));
-    let args = ["fisher", "m.onnx", "--inputs", "c.npz", "-o", "f.safetensors", "--engine", "cpu", "--class", "0"];
-    room.succeeds("two sets", &args);
+    let args = ["fisher", "m.onnx", "--inputs", "c.npz", "-o", "f.safetensors", "--engine", "cpu"];
+    room.succeeds("a Fisher", &args);
     let model = Model::open(&path).unwrap();
     let kept = store::load(&room.path("f.safetensors"), &model).unwrap();
-    assert_eq!(kept.origin.sets, ["forget", "retain"]);
-    let names: Vec<&str> = kept.tensors.iter().map(|(n, _)| n.as_str()).collect();
-    assert_eq!(names, ["b1", "b2", "w1", "w2"]);
-    assert_eq!(kept.tensors[2].1.shape(), [2, HIDDEN, INPUTS]);
+    let weights: Vec<(&str, &[usize])> = kept.weights().collect();
+    assert_eq!(weights, [("b1", &[8][..]), ("b2", &[3]), ("w1", &[8, 4]), ("w2", &[3, 8])]);
+    assert_eq!(kept.classes(), [0, 1, 2]);
 }

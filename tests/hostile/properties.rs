@@ -99,14 +99,17 @@ fn two_inputs(folder: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
+/// A whole Fisher and a part of one, as this program writes them.
 fn fishers() -> Vec<Vec<u8>> {
-    use safetensors::tensor::{Dtype, TensorView};
-    let data = models::bytes_of(&[0.5; 4]);
-    let view = TensorView::new(Dtype::F32, vec![2, 2], &data).unwrap();
-    let about = ["format", "model_sha256", "inputs_sha256", "samples", "sets"];
-    let said = ["onnx-unlearn fisher 1", "00", "", "0:1,1:1", "all"];
-    let about = about.iter().zip(said).map(|(k, v)| ((*k).to_owned(), v.to_owned())).collect();
-    vec![safetensors::serialize([("w", view)], Some(about)).unwrap()]
+    let room = super::Room::new();
+    room.write("m.onnx", models::classifier().encode_to_vec());
+    models::codes(&room.path("c.npz"));
+    let args = ["fisher", "m.onnx", "--inputs", "c.npz", "--engine", "cpu", "-o"];
+    let of = |more: &[&str]| {
+        room.succeeds("a seed", &[&args[..], more].concat());
+        std::fs::read(room.path("f")).unwrap()
+    };
+    vec![of(&["f"]), of(&["f", "--shard", "0/2"]), of(&["f", "--shard", "1/2", "--layers", "b1"])]
 }
 
 /// A few random changes, as fuzzers make them.

@@ -39,9 +39,10 @@ impl ArtefactArgs {
     ///
     /// # Errors
     /// `Invalid`, naming the file.
-    pub(super) fn check(&self, model: &Path, target: &Path, inputs: Option<&Path>) -> Result<()> {
+    pub(super) fn check(&self, model: &Path, target: &Path, inputs: &[&Path]) -> Result<()> {
         let targets = self.targets();
-        let read: Vec<&Path> = [Some(model), Some(target), inputs].into_iter().flatten().chain(self.read()).collect();
+        let own: Vec<&Path> = self.read().collect();
+        let read = [&[model, target], inputs, &own].concat();
         for (i, path) in targets.iter().enumerate() {
             check_target(path, &read)?;
             if targets.iter().take(i).any(|other| same_file(other, path)) {

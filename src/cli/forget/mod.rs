@@ -12,8 +12,9 @@ use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::fisher::store::{Kept, load};
 use crate::forget::{self, Request, Stage};
-use crate::inputs::Labelled;
+use crate::inputs::{self, Labelled};
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
 use artefacts::{ArtefactArgs, Finished};
@@ -23,6 +24,7 @@ use report::{Report, Run};
 pub(super) use requests::Invocation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Makes a classifier forget one or more classes and writes the changed model.
@@ -36,12 +38,16 @@ pub(super) struct Args {
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
     classes: Vec<usize>,
     /// A class that was forgotten before: its inputs are left out. May be given several times.
-    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    #[arg(long, value_name = "CLASS", value_delimiter = ',', conflicts_with = "fisher")]
     forgotten: Vec<usize>,
     /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
     /// folder of images per class. Without them inputs are made from the model alone.
     #[arg(long, value_name = "PATH")]
     inputs: Option<PathBuf>,
+    /// A Fisher of this model that 'fisher' wrote. Classes that it holds are not estimated again; the inputs are still
+    /// what the strength is searched on.
+    #[arg(long, value_name = "FILE.safetensors")]
+    fisher: Option<PathBuf>,
     /// The new model.
     #[arg(short, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
     o: Option<PathBuf>,
@@ -90,12 +96,12 @@ impl Args {
         self.classes.dedup();
         let method = self.strength.method(self.seed)?;
         let target = self.o.clone().unwrap_or_else(|| self.model.model.clone());
-        let read: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
+        let read: Vec<&Path> = self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).collect();
         check_target(&target, &read)?;
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
-        self.artefacts.check(&self.model.model, &target, self.inputs.as_deref())?;
+        self.artefacts.check(&self.model.model, &target, &read)?;
         for written in [&self.model.model, &target] {
             if recover(written)? && !context.quiet {
                 eprintln!("note: completed the change of {} that a stopped run had begun", written.display());
@@ -113,6 +119,7 @@ impl Args {
             )));
         }
         let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
+        let kept = self.fisher.as_deref().map(|path| self.kept(path, &classifier)).transpose()?;
         let chosen = self.engine.open()?;
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
@@ -122,8 +129,9 @@ impl Args {
             depth: self.depth.into(),
             scope: self.scope.into(),
             protect: self.protect.clone(),
-            made: made.is_some(),
+            made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
             seed: self.seed,
+            fisher: kept,
             ..Request::new(self.classes.clone(), method)
         };
         let fisher = context.progress("fisher", data.len());
@@ -150,8 +158,13 @@ impl Args {
         let options = PatchOptions { in_place: self.in_place, companions, edits, ..PatchOptions::default() };
         let rounding = rounding(model, &changes)?;
         let staged = stage(model, &changes, &target, &options)?;
-        let run =
-            Run { classes: &self.classes, seed: self.seed, truth: &data.y, seconds: start.elapsed().as_secs_f64() };
+        let run = Run {
+            classes: &self.classes,
+            fisher: self.fisher.as_deref(),
+            seed: self.seed,
+            truth: &data.y,
+            seconds: start.elapsed().as_secs_f64(),
+        };
         let report = Report::new(target, engine, made, &outcome, rounding, &run);
         let finished = Finished {
             classifier: &classifier,
@@ -191,6 +204,16 @@ impl Args {
         }
         let kept: Vec<usize> = (0..data.len()).filter(|&i| !self.forgotten.contains(&data.y[i])).collect();
         data.select(&kept)
+    }
+
+    /// The Fisher that is kept, which has to be of this model and of the same answer.
+    fn kept(&self, path: &Path, classifier: &Classifier) -> Result<Arc<Kept>> {
+        let kept = load(path, classifier.model())?;
+        if kept.origin.output != self.model.output {
+            let of = kept.origin.output.as_deref().unwrap_or("the only answer");
+            return Err(Error::invalid(format!("{}: is the Fisher of another output: {of}", path.display())));
+        }
+        Ok(Arc::new(kept))
     }
 
     /// The labelled inputs that are given, or made, and what is to be said of the latter.

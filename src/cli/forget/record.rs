@@ -4,8 +4,9 @@ use super::Args;
 use super::artefacts::Finished;
 use crate::cli::common::named;
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::inputs::Labelled;
-use crate::onnx::{Companion, Edit, Model, hex};
+use crate::onnx::{Companion, Edit, Model};
 use crate::record::{self, *};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
@@ -137,8 +138,8 @@ impl RecordArgs {
             .zip(std::iter::once(Role::Model).chain(std::iter::repeat(Role::Data)))
             .map(|(f, role)| dependency(&f.name, DependencyDigest::Sha256(f.sha256.clone()), role))
             .collect();
-        if let Some(path) = run.inputs {
-            dependencies.push(read_file(path, Role::Inputs)?);
+        for (path, role) in [(run.inputs, Role::Inputs), (run.report.fisher.as_deref(), Role::Fisher)] {
+            dependencies.extend(path.map(|p| read_file(p, role)).transpose()?);
         }
         let version = BTreeMap::from([(env!("CARGO_PKG_NAME").to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
         let predicate = Predicate {

@@ -8,12 +8,14 @@ use crate::forget::{Change, Outcome};
 use crate::onnx::Rounding;
 use crate::report::{Align, Table, format};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What was asked for, and how long it took.
 pub(super) struct Run<'a> {
     /// Classes to forget.
     pub(super) classes: &'a [usize],
+    /// The Fisher that was kept, if one was given.
+    pub(super) fisher: Option<&'a Path>,
     /// Seed of all that is drawn.
     pub(super) seed: u64,
     /// Class of every labelled input.
@@ -42,6 +44,10 @@ pub(super) struct Report {
     /// Inputs that were made, where none were given.
     pub(super) made: Option<Made>,
     pub(super) classes: Vec<usize>,
+    /// The Fisher that was kept, if one was given.
+    pub(super) fisher: Option<PathBuf>,
+    /// Classes whose Fisher was estimated.
+    pub(super) estimated: Vec<usize>,
     pub(super) rule: &'static str,
     pub(super) strength: Vec<(&'static str, f64)>,
     pub(super) candidates: usize,
@@ -75,6 +81,8 @@ impl Report {
             engine,
             made,
             classes: run.classes.to_vec(),
+            fisher: run.fisher.map(Path::to_path_buf),
+            estimated: o.estimated.clone(),
             rule: o.strength.rule().name(),
             doubts: o.doubts.clone(),
             strength: names.iter().copied().zip(o.strength.values()).collect(),
@@ -107,6 +115,10 @@ impl Report {
             r.candidates,
             r.seed
         );
+        if let Some(file) = &r.fisher {
+            let estimated: Vec<String> = r.estimated.iter().map(|c| format!(", class {c} estimated")).collect();
+            out += &format!("fisher:   {}{}\n", file.display(), estimated.concat());
+        }
         if let Some(made) = &r.made {
             out += &format!("inputs:   {made}\n");
         }

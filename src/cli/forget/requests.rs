@@ -13,6 +13,7 @@ use clap::builder::ValueParser;
 use clap::{ArgMatches, Command, FromArgMatches, parser::ValueSource};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// A longer file is no list of requests.
@@ -260,43 +261,52 @@ impl Entry {
     /// The run that the request stands for, read as a command line is.
     fn args(&self, base: &Path, model: &Path, output: &Path, record: &Path, forgotten: &[usize]) -> Result<Args> {
         let command = <Args as clap::Args>::augment_args(Command::new("forget"));
-        let mut words = vec!["forget".into(), model.as_os_str().to_owned()];
-        let mut say = |flag: &str, value: &std::ffi::OsStr| {
-            let mut word = std::ffi::OsString::from(format!("--{flag}="));
-            word.push(value);
-            words.push(word);
-        };
-        self.classes.iter().for_each(|c| say("class", c.to_string().as_ref()));
-        forgotten.iter().for_each(|c| say("forgotten", c.to_string().as_ref()));
-        say("record", record.as_os_str());
-        say("request-id", self.id.as_ref());
-        self.legal_basis.iter().for_each(|t| say("legal-basis", t.as_ref()));
+        let mut words = Words(vec!["forget".into(), model.as_os_str().to_owned()]);
+        self.classes.iter().for_each(|c| words.say("class", c.to_string()));
+        forgotten.iter().for_each(|c| words.say("forgotten", c.to_string()));
+        words.say("record", record);
+        words.say("request-id", &self.id);
+        self.legal_basis.iter().for_each(|t| words.say("legal-basis", t));
         for (flag, value) in &self.flags {
             let known = command.get_arguments().find(|a| a.get_long() == Some(flag));
             let known = known.filter(|_| !RESERVED.contains(&flag.as_str()));
             let known = known.ok_or_else(|| Error::invalid(format!("'{flag}' is no flag of a request")))?;
             let is_path = known.get_value_parser().type_id() == ValueParser::path_buf().type_id();
-            match value {
-                toml::Value::Boolean(true) if !known.get_action().takes_values() => {
-                    words.push(format!("--{flag}").into())
-                }
-                toml::Value::Boolean(false) if !known.get_action().takes_values() => {}
-                toml::Value::Array(all) => {
+            match (value, known.get_action().takes_values()) {
+                (toml::Value::Boolean(true), false) => words.0.push(format!("--{flag}").into()),
+                (toml::Value::Boolean(false), false) => {}
+                (toml::Value::Array(all), true) => {
                     for one in all {
-                        say(flag, scalar(flag, one)?.as_ref());
+                        words.say(flag, scalar(flag, one)?);
                     }
                 }
-                one if is_path => say(flag, base.join(scalar(flag, one)?).as_os_str()),
-                one => say(flag, scalar(flag, one)?.as_ref()),
+                (one, true) if is_path => words.say(flag, base.join(scalar(flag, one)?)),
+                (one, true) => words.say(flag, scalar(flag, one)?),
+                (_, false) => return Err(Error::invalid(format!("'{flag}' is true or false"))),
             }
         }
-        words.extend(["-o".into(), output.as_os_str().to_owned()]);
-        let parsed = command.no_binary_name(false).try_get_matches_from(words).and_then(|m| Args::from_arg_matches(&m));
-        parsed.map_err(|e| {
+        words.0.extend(["-o".into(), output.as_os_str().to_owned()]);
+        let parsed = command.try_get_matches_from(words.0).and_then(|m| Args::from_arg_matches(&m));
+        let mut args = parsed.map_err(|e| {
             let text = e.render().to_string();
             let first = text.lines().next().unwrap_or_default();
             Error::invalid(first.strip_prefix("error: ").unwrap_or(first).to_owned())
-        })
+        })?;
+        // as a run does, so that parameters can be compared before it
+        args.classes.sort_unstable();
+        args.classes.dedup();
+        Ok(args)
+    }
+}
+
+/// A command line.
+struct Words(Vec<OsString>);
+
+impl Words {
+    fn say(&mut self, flag: &str, value: impl AsRef<OsStr>) {
+        let mut word = OsString::from(format!("--{flag}="));
+        word.push(value);
+        self.0.push(word);
     }
 }
 
@@ -314,10 +324,10 @@ impl Args {
     /// Whether output and record of just this run are there: they agree, and the record tells of these parameters, this
     /// model and these inputs.
     fn is_done(&self) -> bool {
-        self.kept().unwrap_or(false)
+        self.agrees().unwrap_or(false)
     }
 
-    fn kept(&self) -> Result<bool> {
+    fn agrees(&self) -> Result<bool> {
         let (Some(output), Some(path)) = (&self.o, &self.artefacts.record.record) else { return Ok(false) };
         if existing(output)?.is_none() || existing(path)?.is_none_or(|f| f.len() > record::MAX_BYTES) {
             return Ok(false);
