@@ -90,6 +90,10 @@ fn arithmetic(p: &Predicate) -> Vec<String> {
     if m.head_share.to_bits() != head.to_bits() {
         lines.push(format!("the record says {} for headShare, its own entries say {head}", m.head_share));
     }
+    let classes: Vec<usize> = p.classes.iter().map(|c| c.id).collect();
+    if p.build_definition.external_parameters.get("classes") != Some(&serde_json::json!(classes)) {
+        lines.push("the record's classes are not those of its parameters".to_owned());
+    }
     let distinct: BTreeSet<&str> = changed.iter().map(|c| c.name.as_str()).collect();
     if distinct.len() != changed.len() {
         lines.push("the record lists a weight twice".to_owned());

@@ -31,9 +31,6 @@ struct ManyArgs {
     record_dir: Option<PathBuf>,
 }
 
-/// Flags that may stand beside `--requests`.
-const BESIDE: [&str; 5] = ["requests", "record_dir", "model", "json", "quiet"];
-
 /// One run, or a file of them.
 #[derive(Debug)]
 pub(in crate::cli) enum Invocation {
@@ -60,10 +57,10 @@ impl FromArgMatches for Invocation {
         let Some(requests) = many.requests else {
             return Args::from_arg_matches(matches).map(|a| Self::One(Box::new(a)));
         };
-        let typed = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
-        // groups have an id too, and no value
-        let other = matches.ids().map(clap::Id::as_str).filter(|id| matches.try_get_raw(id).is_ok()).filter(typed);
-        if let Some(flag) = other.filter(|id| !BESIDE.contains(id)).next() {
+        let own = <Args as clap::Args>::augment_args(Command::new("forget"));
+        let typed = |a: &&clap::Arg| matches.value_source(a.get_id().as_str()) == Some(ValueSource::CommandLine);
+        let mut other = own.get_arguments().filter(typed).map(|a| a.get_id().as_str());
+        if let Some(flag) = other.find(|id| *id != "model") {
             let why = format!("'{flag}' cannot be used with --requests: its file says it for each request\n");
             return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, why));
         }

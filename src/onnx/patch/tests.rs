@@ -366,7 +366,7 @@ fn a_change_between_strided_elements_is_seen() {
         let mut new = old.clone();
         new[i] ^= 1;
         let inside = (2..16).contains(&i) && (i - 2) % 5 < 4;
-        assert_eq!(differing(&old, &new, &[(&run, 4)]), inside.then_some(1), "byte {i}");
+        assert_eq!(differing(&old, &new, &[(run, 4)]), inside.then_some(1), "byte {i}");
     }
-    assert_eq!(differing(&old, &old[..17], &[(&run, 4)]), None);
+    assert_eq!(differing(&old, &old[..17], &[(run, 4)]), None);
 }
