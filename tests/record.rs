@@ -487,3 +487,32 @@ fn wrong_usage_is_no_mismatch() {
         assert_eq!(room.names("."), before, "{args:?}");
     }
 }
+
+/// The examples in the documents are what this program writes, and what the schema describes.
+#[test]
+fn the_schema_holds_for_examples_and_for_new_records() {
+    let Some(python) = std::env::var_os("ONNX_UNLEARN_PYTHON") else {
+        let missing = onnx_unlearn::Error::engine("ONNX_UNLEARN_PYTHON names no Python that has the package jsonschema");
+        common::available::<()>(Err(missing));
+        return;
+    };
+    let room = Room::new();
+    room.write("hmac", b"a key of at least sixteen bytes");
+    room.forget("inline.onnx", &["-o", "f.onnx", "--record", "r.json", "--scrub-metadata", "--name-class", "--hmac-key", "hmac"]);
+    room.forget("m.onnx", &["-o", "out/f.onnx", "--record", "s.json", "--sign-key", "key.pem", "--request-id", "1"]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let examples = ["record.json", "record.signed.json"].map(|n| root.join("docs/examples").join(n));
+    for example in &examples {
+        let parsed = record::parse(&std::fs::read(example).unwrap()).unwrap();
+        assert_eq!(parsed.faults, Vec::<String>::new(), "{}", example.display());
+    }
+    let out = Command::new(python)
+        .arg(root.join("tests/python/check_record.py"))
+        .arg(root.join("docs/record.schema.json"))
+        .args([room.path("r.json"), room.path("s.json")])
+        .args(&examples)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "4 records valid\n");
+}
