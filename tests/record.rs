@@ -492,13 +492,17 @@ fn wrong_usage_is_no_mismatch() {
 #[test]
 fn the_schema_holds_for_examples_and_for_new_records() {
     let Some(python) = std::env::var_os("ONNX_UNLEARN_PYTHON") else {
-        let missing = onnx_unlearn::Error::engine("ONNX_UNLEARN_PYTHON names no Python that has the package jsonschema");
+        let missing =
+            onnx_unlearn::Error::engine("ONNX_UNLEARN_PYTHON names no Python that has the package jsonschema");
         common::available::<()>(Err(missing));
         return;
     };
     let room = Room::new();
     room.write("hmac", b"a key of at least sixteen bytes");
-    room.forget("inline.onnx", &["-o", "f.onnx", "--record", "r.json", "--scrub-metadata", "--name-class", "--hmac-key", "hmac"]);
+    room.forget(
+        "inline.onnx",
+        &["-o", "f.onnx", "--record", "r.json", "--scrub-metadata", "--name-class", "--hmac-key", "hmac"],
+    );
     room.forget("m.onnx", &["-o", "out/f.onnx", "--record", "s.json", "--sign-key", "key.pem", "--request-id", "1"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let examples = ["record.json", "record.signed.json"].map(|n| root.join("docs/examples").join(n));

@@ -106,7 +106,7 @@ impl Report {
         }
         let classes: Vec<String> = self.classes.iter().map(usize::to_string).collect();
         out += &format!(
-            "{model} is the model of {record}: class {} forgotten, {} weights changed\n",
+            "{model} is the model of {record}: made to forget class {}, {} weights changed\n",
             classes.join(", "),
             self.weights
         );

@@ -27,6 +27,9 @@ const KEYS: [&str; 12] = [
     "idxtoclass",
 ];
 
+/// What stands between names that are neither JSON nor Python.
+const SEPARATORS: [char; 4] = ['\n', ',', ';', '|'];
+
 /// A shorter key would be guessed.
 const SHORTEST_KEY: usize = 16;
 
@@ -167,10 +170,11 @@ fn labels(key: &str, value: &str, classes: usize) -> Vec<Label> {
 
 /// Names with one kind of separator between them.
 fn separated(value: &str, classes: usize) -> Option<Vec<Label>> {
-    for separator in ['\n', ',', ';', '|'] {
+    for (k, separator) in SEPARATORS.into_iter().enumerate() {
         let whole = value.trim_end_matches('\n');
         let parts: Vec<&str> = whole.split(separator).collect();
-        if parts.len() != classes {
+        // a name that holds another separator would be read otherwise once its neighbour is gone
+        if parts.len() != classes || whole.contains(&SEPARATORS[..k]) {
             continue;
         }
         let mut at = 0;
@@ -334,6 +338,7 @@ mod tests {
             ("names", "[1, 2, 3]"),
             ("names", "['cat', 'dog"),
             ("names", "cat, dog"),
+            ("names", "cat;polar, bear;bear"),
             ("names", r#"["\ud83d"]"#),
             ("names", ""),
         ] {
