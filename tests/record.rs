@@ -3,6 +3,8 @@
 
 mod common;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use common::{arg, fixture, tool};
 use onnx_unlearn::onnx::Model;
 use onnx_unlearn::onnx::proto::{DataLocation, ModelProto, StringStringEntryProto};
@@ -337,8 +339,7 @@ fn signatures_are_demanded_and_checked() {
     assert!(code == 4 && said.contains("not signed"), "{said}");
     let parsed = record::parse(&first).unwrap();
     let envelope: Value = serde_json::from_slice(&first).unwrap();
-    use base64ct::{Base64, Encoding};
-    room.write("inner.json", &Base64::decode_vec(envelope["payload"].as_str().unwrap()).unwrap());
+    room.write("inner.json", &BASE64.decode(envelope["payload"].as_str().unwrap()).unwrap());
     let (code, said) = verify("inner.json", &[]);
     assert!(code == 4 && said.contains("names a signer and is not signed"), "{said}");
     let forger = Secret::from_pem("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB\n-----END PRIVATE KEY-----\n").unwrap();
@@ -384,9 +385,8 @@ fn another_program_verifies_the_signature() {
     openssl(&["pkey", "-in", "key.pem", "-pubout", "-out", "pub.pem"]);
     room.forget("inline.onnx", &["-o", "f.onnx", "--record", "s.json", "--sign-key", "key.pem"]);
     room.succeeds(&["verify", "f.onnx", "--record", "s.json", "--key", "pub.pem"]);
-    use base64ct::{Base64, Encoding};
     let e = room.record("s.json");
-    let decoded = |v: &Value| Base64::decode_vec(v.as_str().unwrap()).unwrap();
+    let decoded = |v: &Value| BASE64.decode(v.as_str().unwrap()).unwrap();
     let payload = decoded(&e["payload"]);
     let kind = e["payloadType"].as_str().unwrap();
     room.write("sig", &decoded(&e["signatures"][0]["sig"]));

@@ -38,8 +38,6 @@ pub enum Unit {
     Difference,
     /// An area under a ROC curve, 0 to 1.
     Auc,
-    /// A difference of areas, -1 to 1.
-    AucDifference,
     /// A divergence in nats.
     Nats,
     /// Steps of gradient descent.

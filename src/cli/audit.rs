@@ -205,6 +205,6 @@ fn value(unit: Unit, v: f64) -> String {
         Unit::Share => format!("{} %", format::percent(v)),
         Unit::Difference => format!("{} points", format::points(v)),
         Unit::Steps => format!("{v:.0}"),
-        Unit::Auc | Unit::AucDifference | Unit::Nats | Unit::Plain => format!("{v:.3}"),
+        Unit::Auc | Unit::Nats | Unit::Plain => format!("{v:.3}"),
     }
 }

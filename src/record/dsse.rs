@@ -5,7 +5,8 @@
 use super::statement::Signer;
 use crate::error::{Error, Result};
 use crate::files::hex;
-use base64ct::{Base64, Encoding};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePublicKey};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -63,9 +64,9 @@ impl Secret {
     pub(super) fn sign(&self, payload: &[u8]) -> Result<Envelope> {
         let signature = self.0.sign(&authenticated(payload));
         Ok(Envelope {
-            payload: Base64::encode_string(payload),
+            payload: BASE64.encode(payload),
             payload_type: PAYLOAD_TYPE.to_owned(),
-            signatures: vec![Signed { keyid: self.signer()?.keyid, sig: Base64::encode_string(&signature.to_bytes()) }],
+            signatures: vec![Signed { keyid: self.signer()?.keyid, sig: BASE64.encode(&signature.to_bytes()) }],
         })
     }
 }
@@ -85,20 +86,20 @@ impl PublicKey {
         })
     }
     fn of(signer: &Signer) -> Option<Self> {
-        let der = Base64::decode_vec(&signer.public_key).ok()?;
+        let der = BASE64.decode(&signer.public_key).ok()?;
         VerifyingKey::from_public_key_der(&der).ok().map(Self)
     }
     fn signer(&self) -> Result<Signer> {
         let der = self.0.to_public_key_der().map_err(|e| Error::internal(format!("public key: {e}")))?;
         let keyid = hex(&Sha256::digest(der.as_bytes()));
-        Ok(Signer { keyid, public_key: Base64::encode_string(der.as_bytes()) })
+        Ok(Signer { keyid, public_key: BASE64.encode(der.as_bytes()) })
     }
 }
 
 impl Envelope {
     /// The statement's bytes.
     pub(super) fn payload(&self) -> Result<Vec<u8>> {
-        Base64::decode_vec(&self.payload).map_err(|e| Error::format(format!("has a payload that is no base64: {e}")))
+        BASE64.decode(&self.payload).map_err(|e| Error::format(format!("has a payload that is no base64: {e}")))
     }
 }
 
@@ -129,7 +130,7 @@ pub(super) fn faults(
     }
     match &envelope.signatures[..] {
         [one] if one.keyid == signer.keyid => {
-            let signature = Base64::decode_vec(&one.sig).ok().and_then(|s| Signature::from_slice(&s).ok());
+            let signature = BASE64.decode(&one.sig).ok().and_then(|s| Signature::from_slice(&s).ok());
             let payload = envelope.payload().unwrap_or_default();
             if !signature.is_some_and(|s| key.0.verify_strict(&authenticated(&payload), &s).is_ok()) {
                 faults.push("the signature is not valid".to_owned());

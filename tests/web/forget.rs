@@ -40,7 +40,8 @@ fn sent(results: &[Posted], path: &str) -> Vec<f32> {
     found.body.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
-fn text_sent(results: &[Posted], path: &str) -> String {
+/// The text that was sent to this path.
+pub fn text_sent(results: &[Posted], path: &str) -> String {
     let found = results.iter().find(|r| r.path == path).unwrap_or_else(|| panic!("nothing was sent to {path}"));
     String::from_utf8(found.body.clone()).unwrap()
 }

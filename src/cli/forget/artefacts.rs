@@ -4,6 +4,8 @@
 //! [`ArtefactArgs::prepare`], which is called once the new model is complete under a temporary name: its hashes are known,
 //! and no file has its name yet. An artefact that fails leaves nothing behind, the model included.
 
+use super::emit::Emit;
+use super::page;
 use super::record::{Keys, RecordArgs};
 use super::report::Report;
 use crate::classifier::Classifier;
@@ -23,12 +25,20 @@ use std::path::{Path, PathBuf};
 pub(super) struct ArtefactArgs {
     #[command(flatten)]
     pub(super) record: RecordArgs,
+    /// A report as one HTML page: verdict, doubts, classes, change, search, inputs as pictures, hashes.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Writes a document about the result beside the model: a fragment of a Hugging Face model card, or a bill of
+    /// materials in CycloneDX 1.6. May be given several times.
+    #[arg(long, value_name = "model-card=FILE.md|cyclonedx=FILE.json")]
+    emit: Vec<Emit>,
 }
 
 impl ArtefactArgs {
     /// Where artefacts go, in the order in which they were asked for.
     pub(super) fn targets(&self) -> Vec<PathBuf> {
-        self.record.record.iter().cloned().collect()
+        let record = self.record.record.iter().cloned();
+        record.chain(self.report.iter().cloned()).chain(self.emit.iter().map(|e| e.path.clone())).collect()
     }
     /// What is read beside the model and the inputs.
     fn read(&self) -> impl Iterator<Item = &Path> {
@@ -56,7 +66,14 @@ impl ArtefactArgs {
     /// # Errors
     /// Whatever keeps one from being made.
     pub(super) fn prepare(&self, run: &Finished<'_>) -> Result<Vec<Companion>> {
-        Ok(self.record.prepare(run)?.into_iter().collect())
+        let mut all: Vec<Companion> = self.record.prepare(run)?.into_iter().collect();
+        if let Some(path) = &self.report {
+            all.push(Companion { path: path.clone(), bytes: page::html(run)?.into_bytes() });
+        }
+        for emit in &self.emit {
+            all.push(emit.prepare(run)?);
+        }
+        Ok(all)
     }
 }
 

@@ -327,7 +327,8 @@ fn measures(run: &Finished<'_>, changes: &Changes) -> Measures {
 
 impl Args {
     /// What was asked for, without where files lie.
-    pub(super) fn parameters(&self, classes: usize, made: bool) -> Map<String, Value> {
+    pub(super) fn parameters(&self, classes: usize) -> Map<String, Value> {
+        let made = self.inputs.is_none();
         let name = |v: &dyn Fn() -> Option<clap::builder::PossibleValue>| v().map(|p| p.get_name().to_owned());
         let (axes, dims): (BTreeMap<_, _>, BTreeMap<_, _>) =
             (self.model.batch_axes.iter().cloned().collect(), self.model.dims.iter().cloned().collect());

@@ -44,7 +44,7 @@ impl clap::Args for Invocation {
         command
             .mut_arg("model", |a| a.required(false).required_unless_present("requests"))
             .mut_arg("classes", |a| a.required(false).required_unless_present("requests"))
-            .mut_arg("o", |a| a.required_unless_present("requests"))
+            .mut_arg("out", |a| a.required_unless_present("requests"))
     }
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
@@ -348,7 +348,7 @@ impl Args {
             Some(path) => Some(digest(&read_file(path, Role::Inputs)?.digest)),
             None => None,
         };
-        Ok(said.external_parameters == self.parameters(classes, self.inputs.is_none())
+        Ok(said.external_parameters == self.parameters(classes)
             && predicate.request == self.artefacts.record.request()
             && inputs.map(|d| digest(&d.digest)) == now)
     }
