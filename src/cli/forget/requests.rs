@@ -196,6 +196,9 @@ impl Many {
             if !ids.insert(&entry.id) {
                 return Err(Error::invalid(format!("two requests have the id '{}'", entry.id)));
             }
+            if entry.classes.is_empty() {
+                return Err(Error::invalid(format!("request '{}' names no class to forget", entry.id)));
+            }
             if let Some(own) = &entry.model {
                 (last, forgotten) = (Some(base.join(own)), Vec::new());
             }
@@ -286,8 +289,9 @@ impl Entry {
         let parsed = command.try_get_matches_from(words.0).and_then(|m| Args::from_arg_matches(&m));
         let mut args = parsed.map_err(|e| {
             let text = e.render().to_string();
-            let first = text.lines().next().unwrap_or_default();
-            Error::invalid(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+            // what follows the first paragraph is advice for a command line
+            let said = text.lines().map(str::trim).take_while(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+            Error::invalid(said.strip_prefix("error: ").unwrap_or(&said).to_owned())
         })?;
         // as a run does, so that parameters can be compared before it
         args.classes.sort_unstable();
