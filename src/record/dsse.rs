@@ -66,7 +66,7 @@ impl Secret {
         Ok(Envelope {
             payload: BASE64.encode(payload),
             payload_type: PAYLOAD_TYPE.to_owned(),
-            signatures: vec![Signed { keyid: self.signer()?.keyid, sig: BASE64.encode(&signature.to_bytes()) }],
+            signatures: vec![Signed { keyid: self.signer()?.keyid, sig: BASE64.encode(signature.to_bytes()) }],
         })
     }
 }
@@ -132,7 +132,8 @@ pub(super) fn faults(
         [one] if one.keyid == signer.keyid => {
             let signature = BASE64.decode(&one.sig).ok().and_then(|s| Signature::from_slice(&s).ok());
             let payload = envelope.payload().unwrap_or_default();
-            if !signature.is_some_and(|s| key.0.verify_strict(&authenticated(&payload), &s).is_ok()) {
+            let is_valid = signature.is_some_and(|s| key.0.verify_strict(&authenticated(&payload), &s).is_ok());
+            if !is_valid {
                 faults.push("the signature is not valid".to_owned());
             }
         }

@@ -78,7 +78,6 @@ impl ArtefactArgs {
 }
 
 /// All that is known of a run that is done, but for the names of its files.
-#[allow(dead_code, reason = "artefacts read it")]
 pub(super) struct Finished<'a> {
     /// The model as it was.
     pub(super) classifier: &'a Classifier,
@@ -107,13 +106,11 @@ pub(super) struct Finished<'a> {
 }
 
 /// Hashes of the files of a model before and after.
-#[allow(dead_code, reason = "artefacts read it")]
 pub(super) struct Digests {
     pub(super) before: Vec<FileDigest>,
     pub(super) after: Vec<FileDigest>,
 }
 
-#[allow(dead_code, reason = "artefacts call it")]
 impl Finished<'_> {
     /// Hashes of the original's files and of the new ones, the model first; computed once, when they are asked for.
     ///
