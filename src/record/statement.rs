@@ -70,7 +70,7 @@ pub struct Predicate {
     pub run_details: RunDetails,
     /// Who asked, and on what ground, as the one who ran this says.
     pub request: RequestReference,
-    /// The classes to forget.
+    /// The classes to forget; none where samples are.
     pub classes: Vec<ClassName>,
     /// What differs from the original.
     pub changes: Changes,
@@ -172,6 +172,8 @@ pub enum Role {
     Data,
     /// Labelled inputs.
     Inputs,
+    /// Samples to forget, in the place of classes.
+    Forget,
     /// A Fisher file.
     Fisher,
 }

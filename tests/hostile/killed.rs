@@ -187,12 +187,12 @@ fn killed_while_a_record_is_written() {
     for args in [["--in-place", "--record", "r.json"], ["-o=out.onnx", "--record", "r.json"]] {
         let target = if args[0] == "--in-place" { "m.onnx" } else { "out.onnx" };
         let scene = Scene::inline(&args, &["m.onnx", "out.onnx", "r.json"], target);
-        let tally = kill(&scene, 20, &mut rng);
+        let tally = kill(&scene, 10, &mut rng);
         println!("{args:?}: {tally:?}");
     }
     let elsewhere = ["--in-place", "--record", "records/r.json"];
     let scene = Scene::inline(&elsewhere, &["m.onnx", "records/r.json"], "m.onnx");
-    for _ in 0..20 {
+    for _ in 0..10 {
         scene.reset();
         let (_, case) = scene.stop(libc::SIGKILL, &mut rng);
         recover(&scene.target).unwrap();

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::forget::{Outcome, Request};
 use crate::inputs::Labelled;
 use crate::onnx::{Companion, FileDigest, Staged};
+use crate::record::Role;
 use serde_json::{Map, Value};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -87,6 +88,8 @@ pub(super) struct Finished<'a> {
     pub(super) request: &'a Request,
     /// Where the labelled inputs were read, if they were.
     pub(super) inputs: Option<&'a Path>,
+    /// Every file and folder that was read beside the model.
+    pub(super) sources: &'a [(&'a Path, Role)],
     /// The labelled inputs, read or made.
     pub(super) data: &'a Labelled,
     /// What was found.

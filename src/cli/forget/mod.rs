@@ -1,5 +1,6 @@
 //! `forget`: the main job.
 
+mod aim;
 mod artefacts;
 mod checks;
 mod emit;
@@ -20,6 +21,7 @@ use crate::forget::{self, Request, Stage};
 use crate::inputs::{self, Labelled};
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
+use aim::AimArgs;
 use artefacts::{ArtefactArgs, Finished};
 use options::{DepthName, ScopeName, StrengthArgs};
 pub(super) use record::read_pem;
@@ -38,11 +40,13 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// A class to forget; may be given several times.
-    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required_unless_present_any = ["classes_file", "forget_inputs"])]
     classes: Vec<usize>,
     /// A class that was forgotten before: its inputs are left out. May be given several times.
     #[arg(long, value_name = "CLASS", value_delimiter = ',', conflicts_with = "fisher")]
     forgotten: Vec<usize>,
+    #[command(flatten)]
+    aim: AimArgs,
     /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
     /// folder of images per class. Without them inputs are made from the model alone.
     #[arg(long, value_name = "PATH")]
@@ -98,12 +102,19 @@ impl Args {
     /// Does the work; the files are written, and nothing is printed but notes.
     fn execute(mut self, context: &Context) -> Result<Report> {
         let start = Instant::now();
+        self.classes.extend(self.aim.classes()?);
         self.classes.sort_unstable();
         self.classes.dedup();
         let method = self.strength.method(self.seed)?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
-        let read: Vec<&Path> = self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).collect();
+        let read: Vec<&Path> =
+            self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
         check_target(&target, &read)?;
+        if self.aim.forget_inputs.is_some() && !self.artefacts.targets().is_empty() {
+            return Err(Error::unsupported(
+                "what is written beside the model speaks of classes; with --forget-inputs only the model is written",
+            ));
+        }
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
@@ -118,7 +129,9 @@ impl Args {
             classifier.model().lock()?;
         }
         classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
-        forget::check_range(&self.classes, classifier.classes())?;
+        if self.aim.forget_inputs.is_none() {
+            forget::check_range(&self.classes, classifier.classes())?;
+        }
         if let Some(c) = self.classes.iter().find(|c| self.forgotten.contains(c)) {
             return Err(Error::invalid(format!(
                 "class {c} is to be forgotten, and --forgotten says that it was before"
@@ -130,6 +143,7 @@ impl Args {
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let data = self.without_forgotten(data)?;
+        let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
             depth: self.depth.into(),
@@ -138,6 +152,7 @@ impl Args {
             made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
             seed: self.seed,
             fisher: kept,
+            positions,
             ..Request::new(self.classes.clone(), method)
         };
         let fisher = context.progress("fisher", data.len());
@@ -166,6 +181,7 @@ impl Args {
         let staged = stage(model, &changes, &target, &options)?;
         let run = Run {
             classes: &self.classes,
+            samples,
             fisher: self.fisher.as_deref(),
             seed: self.seed,
             truth: &data.y,
@@ -177,6 +193,7 @@ impl Args {
             engine: chosen.engine.as_ref(),
             request: &request,
             inputs: self.inputs.as_deref(),
+            sources: &self.sources(),
             data: &data,
             outcome: &outcome,
             report: &report,
@@ -194,7 +211,7 @@ impl Args {
 
     /// The model, from its embedding on where inputs are to be made and it takes integers.
     fn classifier(&self) -> Result<Classifier> {
-        match &self.inputs {
+        match self.inputs.as_ref().or(self.aim.forget_inputs.as_ref()) {
             Some(path) => self.model.open_for(path, &self.scaling),
             None => {
                 let classifier = self.model.open()?;
@@ -240,7 +257,7 @@ impl Args {
                 Ok((self.scaling.load(path, classifier, self.seed)?, None))
             }
             None => {
-                if let [flag, ..] = self.scaling.given()[..] {
+                if let ([flag, ..], None) = (&self.scaling.given()[..], &self.aim.forget_inputs) {
                     return Err(Error::invalid(format!("{flag} is for inputs that are read; give them with --inputs")));
                 }
                 let (made, report) = self.synthesis.make(classifier, engine, self.seed, context)?;

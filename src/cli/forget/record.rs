@@ -138,8 +138,8 @@ impl RecordArgs {
             .zip(std::iter::once(Role::Model).chain(std::iter::repeat(Role::Data)))
             .map(|(f, role)| dependency(&f.name, DependencyDigest::Sha256(f.sha256.clone()), role))
             .collect();
-        for (path, role) in [(run.inputs, Role::Inputs), (run.report.fisher.as_deref(), Role::Fisher)] {
-            dependencies.extend(path.map(|p| read_file(p, role)).transpose()?);
+        for (path, role) in run.sources {
+            dependencies.push(read_file(path, *role)?);
         }
         let version = BTreeMap::from([(env!("CARGO_PKG_NAME").to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
         let predicate = Predicate {
@@ -326,6 +326,12 @@ fn measures(run: &Finished<'_>, changes: &Changes) -> Measures {
 }
 
 impl Args {
+    /// Every file and folder that is read beside the model.
+    pub(super) fn sources(&self) -> Vec<(&Path, Role)> {
+        let all = [(&self.inputs, Role::Inputs), (&self.aim.forget_inputs, Role::Forget), (&self.fisher, Role::Fisher)];
+        all.into_iter().filter_map(|(path, role)| Some((path.as_deref()?, role))).collect()
+    }
+
     /// What was asked for, without where files lie.
     pub(super) fn parameters(&self, classes: usize) -> Map<String, Value> {
         let made = self.inputs.is_none();
@@ -340,7 +346,7 @@ impl Args {
             "engine": self.engine.name(),
             "forgotten": self.forgotten,
             "inPlace": self.in_place,
-            "inputs": if made { Value::Null } else { self.scaling.parameters() },
+            "inputs": if made && self.aim.forget_inputs.is_none() { Value::Null } else { self.scaling.parameters() },
             "layers": self.model.layers,
             "modelClasses": classes,
             "nameClass": self.artefacts.record.name_class,

@@ -7,7 +7,7 @@ use crate::cli::{Context, Status};
 use crate::error::{Error, Result};
 use crate::files::existing;
 use crate::onnx::Model;
-use crate::record::{self, Against, DependencyDigest, Role};
+use crate::record::{self, Against, Role};
 use crate::report::{Align, Table};
 use clap::builder::ValueParser;
 use clap::{ArgMatches, Command, FromArgMatches, parser::ValueSource};
@@ -344,17 +344,14 @@ impl Args {
         let said = &predicate.build_definition;
         let classes = said.external_parameters.get("modelClasses").and_then(serde_json::Value::as_u64);
         let classes = classes.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-        let inputs = said.resolved_dependencies.iter().find(|d| d.annotations.role == Role::Inputs);
-        let digest = |d: &DependencyDigest| match d {
-            DependencyDigest::Sha256(s) | DependencyDigest::Folder(s) => s.clone(),
-        };
-        let now = match &self.inputs {
-            Some(path) => Some(digest(&read_file(path, Role::Inputs)?.digest)),
-            None => None,
-        };
+        let read =
+            said.resolved_dependencies.iter().filter(|d| !matches!(d.annotations.role, Role::Model | Role::Data));
+        let read: Vec<_> = read.map(|d| (d.annotations.role, d.digest.clone())).collect();
+        let now = self.sources().into_iter().map(|(path, role)| Ok((role, read_file(path, role)?.digest)));
+        let now = now.collect::<Result<Vec<_>>>()?;
         Ok(said.external_parameters == self.parameters(classes)
             && predicate.request == self.artefacts.record.request()
-            && inputs.map(|d| digest(&d.digest)) == now)
+            && read == now)
     }
 }
 
