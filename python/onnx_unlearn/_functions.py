@@ -1,4 +1,7 @@
-"""The subcommands as functions. ``arguments`` takes any further flags as the command line has them."""
+"""The subcommands as functions.
+
+None leaves a choice to the command. ``arguments`` takes any further flags as the command line has them.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ def forget(
     output: Path | None = None,
     in_place: bool = False,
     inputs: Path | None = None,
-    rule: Literal["auto", "ratio", "dampen", "noise"] = "auto",
-    depth: Literal["auto", "head", "body"] = "auto",
-    scope: Literal["all", "head", "body"] = "all",
+    rule: Literal["auto", "ratio", "dampen", "noise"] | None = None,
+    depth: Literal["auto", "head", "body"] | None = None,
+    scope: Literal["all", "head", "body"] | None = None,
     protect: Sequence[str] = (),
     layers: Sequence[str] = (),
-    engine: Engine = "auto",
-    seed: int = 0,
+    engine: Engine | None = None,
+    seed: int | None = None,
     strict: bool = False,
     arguments: Sequence[str] = (),
 ) -> Forgotten:
@@ -60,7 +63,7 @@ def evaluate(
     data: Path,
     *,
     forgotten: Sequence[int] = (),
-    engine: Engine = "auto",
+    engine: Engine | None = None,
     arguments: Sequence[str] = (),
 ) -> Evaluation:
     """Accuracy class by class on labelled data; A_R, A_F and E_F where forgotten classes are named."""

@@ -74,6 +74,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When the graph needs what the engine cannot do, or exceeds its limits.
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>>;
+    /// Opens a model file as a user of the model will; `None` where the engine does not read files by itself.
+    ///
+    /// # Errors
+    /// When its users will not be able to, or memory is short for so many `bytes` of weights.
+    fn opens(&self, _file: &std::path::Path, _bytes: u64) -> Option<Result<()>> {
+        None
+    }
     /// Moves elements to where this engine works, so that feeding them costs nothing.
     ///
     /// # Errors

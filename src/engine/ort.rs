@@ -125,6 +125,18 @@ impl Engine for OrtEngine {
     fn describe(&self) -> String {
         format!("ONNX Runtime ({}), {} threads", self.library.display(), self.threads)
     }
+    fn opens(&self, file: &Path, bytes: u64) -> Option<Result<()>> {
+        let open = || {
+            // the file as it is read, and the weights in the runtime's own memory
+            memory::check(bytes.saturating_mul(2), "opening the model in ONNX Runtime")?;
+            let builder = Runtime::builder(&self.environment).map_err(failed("has no session"))?;
+            let mut builder = builder
+                .with_optimization_level(GraphOptimizationLevel::Disable)
+                .map_err(|e| failed("has no session")(e.into()))?;
+            builder.commit_from_file(file).map(drop).map_err(failed("refuses the model"))
+        };
+        Some(open())
+    }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         // the runtime itself would die, or make the system kill something
         memory::check(plan::host_bytes(graph, &passes::last_use(graph)), "running the graph")?;

@@ -116,7 +116,8 @@ pub(super) fn open_below(base: &Path, relative: &Path) -> Result<Opened> {
     open(&base.join(relative))
 }
 
-/// Maps a whole file, which may be empty.
+/// A whole file, which may be empty, as a map.
+#[cfg(not(windows))]
 pub(super) fn map(file: &File) -> std::io::Result<Bytes> {
     if file.metadata()?.len() == 0 {
         // some systems do not map nothing
@@ -128,6 +129,18 @@ pub(super) fn map(file: &File) -> std::io::Result<Bytes> {
     #[allow(unsafe_code, reason = "mapping a file has no safe form")]
     let map = unsafe { memmap2::Mmap::map(file)? };
     Ok(Bytes::from_owner(map))
+}
+
+/// A whole file, read: Windows refuses to replace a file that is mapped, which a change in place does.
+#[cfg(windows)]
+pub(super) fn map(mut file: &File) -> std::io::Result<Bytes> {
+    use std::io::{Error, Read, Seek};
+    let length = file.metadata()?.len();
+    crate::memory::check(length, "reading the file").map_err(Error::other)?;
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
 }
 
 #[cfg(test)]

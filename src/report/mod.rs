@@ -1,5 +1,6 @@
 //! What people and programs read: aligned tables, numbers, progress, JSON.
 
+pub mod emit;
 pub mod format;
 pub mod html;
 mod progress;

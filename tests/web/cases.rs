@@ -17,17 +17,19 @@ struct Expected {
     tolerance: f64,
 }
 
-fn add(bundle: &mut Bundle, id: usize, graph: &Graph, feeds: &[Array]) -> onnx_unlearn::Result<()> {
+/// Adds a graph that is given these feeds.
+pub fn add(bundle: &mut Bundle, name: &str, graph: &Graph, feeds: &[Array]) -> onnx_unlearn::Result<()> {
     let mut feeds = feeds.iter().cloned();
-    bundle.add(&id.to_string(), graph, &[], |_| Ok((Role::None, feeds.next())))
+    bundle.add(name, graph, &[], |_| Ok((Role::None, feeds.next())))
 }
 
-fn types(graph: &Graph) -> Vec<TensorType> {
+/// The types of a graph's outputs.
+pub fn types(graph: &Graph) -> Vec<TensorType> {
     graph.outputs.iter().map(|&id| graph.value(id).ty.clone()).collect()
 }
 
 /// The outputs in the words that a page sent.
-fn decode(bytes: &[u8], types: &[TensorType]) -> Result<Vec<Array>, String> {
+pub fn decode(bytes: &[u8], types: &[TensorType]) -> Result<Vec<Array>, String> {
     let mut words = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
     let wanted: usize = types.iter().map(TensorType::len).sum();
     if bytes.len() != 4 * wanted {
@@ -52,7 +54,7 @@ fn expected(bundle: &mut Bundle) -> Result<Vec<Expected>, String> {
     for op in ops::table() {
         for case in op.cases().iter().filter(|c| c.name.contains(&only)) {
             let mut expect = |name: String, narrow: &common::Built, wide: &common::Built, tolerance: f64| {
-                add(bundle, all.len(), &narrow.graph, &narrow.feeds).map_err(text)?;
+                add(bundle, &all.len().to_string(), &narrow.graph, &narrow.feeds).map_err(text)?;
                 let want = run(&Cpu, &wide.graph, &wide.feeds).map_err(text)?;
                 all.push(Expected { name, types: types(&narrow.graph), want, tolerance });
                 Ok::<(), String>(())

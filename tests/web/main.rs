@@ -6,6 +6,7 @@ mod common;
 mod forget;
 mod page;
 mod site;
+mod zoo;
 
 use site::{Browser, Files, Posted, Site};
 use std::sync::{Mutex, MutexGuard, PoisonError};

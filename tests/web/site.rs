@@ -106,6 +106,8 @@ const FLAGS: &[&str] = &[
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu-sandbox",
+    // containers have little shared memory
+    "--disable-dev-shm-usage",
     "--enable-unsafe-webgpu",
     "--enable-features=Vulkan",
     "--use-vulkan=native",

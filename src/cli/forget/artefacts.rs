@@ -4,6 +4,7 @@
 //! [`ArtefactArgs::prepare`], which is called once the new model is complete under a temporary name: its hashes are known,
 //! and no file has its name yet. An artefact that fails leaves nothing behind, the model included.
 
+use super::emit::Emit;
 use super::page;
 use super::report::Report;
 use crate::classifier::Classifier;
@@ -23,12 +24,16 @@ pub(super) struct ArtefactArgs {
     /// A report as one HTML page: verdict, doubts, classes, change, search, inputs as pictures, hashes.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+    /// Writes a document about the result beside the model: a fragment of a Hugging Face model card, or a bill of
+    /// materials in CycloneDX 1.6. May be given several times.
+    #[arg(long, value_name = "model-card=FILE.md|cyclonedx=FILE.json")]
+    emit: Vec<Emit>,
 }
 
 impl ArtefactArgs {
     /// Where artefacts go, in the order in which they were asked for.
     pub(super) fn targets(&self) -> Vec<PathBuf> {
-        self.report.iter().cloned().collect()
+        self.report.iter().cloned().chain(self.emit.iter().map(|e| e.path.clone())).collect()
     }
     /// Checks, before any work is done, that every artefact can be written and replaces nothing that is read or written
     /// otherwise.
@@ -54,6 +59,9 @@ impl ArtefactArgs {
         let mut all = Vec::new();
         if let Some(path) = &self.report {
             all.push(Companion { path: path.clone(), bytes: page::html(run)?.into_bytes() });
+        }
+        for emit in &self.emit {
+            all.push(emit.prepare(run)?);
         }
         Ok(all)
     }

@@ -1,6 +1,8 @@
 //! `forget`: the main job.
 
 mod artefacts;
+mod checks;
+mod emit;
 mod options;
 mod page;
 mod report;
@@ -43,7 +45,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.safetensors")]
     fisher: Option<PathBuf>,
     /// The new model.
-    #[arg(short, value_name = "FILE.onnx", required_unless_present = "in_place", conflicts_with = "in_place")]
+    #[arg(value_name = "OUT.onnx", required_unless_present_any = ["o", "in_place"], conflicts_with_all = ["o", "in_place"])]
+    out: Option<PathBuf>,
+    /// The new model, as a flag.
+    #[arg(short, value_name = "OUT.onnx", conflicts_with = "in_place")]
     o: Option<PathBuf>,
     /// Change the model file itself.
     #[arg(long)]
@@ -81,7 +86,7 @@ impl Args {
         self.classes.sort_unstable();
         self.classes.dedup();
         let method = self.strength.method(self.seed)?;
-        let target = self.o.clone().unwrap_or_else(|| self.model.model.clone());
+        let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
         let read: Vec<&Path> = self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).collect();
         check_target(&target, &read)?;
         if !self.in_place && same_file(&self.model.model, &target) {
@@ -143,7 +148,7 @@ impl Args {
             truth: &data.y,
             seconds: start.elapsed().as_secs_f64(),
         };
-        let report = Report::new(target, engine, made, &outcome, rounding, &run);
+        let mut report = Report::new(target, engine, made, &outcome, rounding, &run);
         let finished = Finished {
             classifier: &classifier,
             engine: chosen.engine.as_ref(),
@@ -157,6 +162,7 @@ impl Args {
         };
         let beside = self.artefacts.prepare(&finished)?;
         staged.commit(&beside)?;
+        report.checks = checks::of(&report, model, chosen.engine.as_ref(), &beside);
         context.print(&report, || report.text())?;
         Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
     }

@@ -1,11 +1,13 @@
 //! What `forget` prints.
 
+use super::checks::Check;
 use crate::cli::codes::Made;
 use crate::cli::common::EngineReport;
 use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
 use crate::forget::{Change, Outcome};
 use crate::onnx::Rounding;
+use crate::report::emit::Answer;
 use crate::report::{Align, Table, format};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,21 @@ pub(super) struct InputReport {
     pub(super) old_head_answered_after: Option<usize>,
 }
 
+impl InputReport {
+    /// As rows of a table.
+    pub(super) fn answers(&self) -> Vec<Answer> {
+        let (retained, forgotten) = (self.retained_samples, self.forgotten_samples);
+        let answer = |what, before, after, all| Answer { what, before: (before, all), after: (after, all) };
+        let still = self.forgotten_answered_before;
+        let mut all = vec![
+            answer("retained, answered rightly", self.retained_right_before, self.retained_right_after, retained),
+            answer("forgotten, still answered", still, self.forgotten_answered_after, forgotten),
+        ];
+        all.extend(self.old_head_answered_after.map(|n| answer("forgotten, under the old head", still, n, forgotten)));
+        all
+    }
+}
+
 /// What a run did, as it is told on a terminal and as JSON.
 #[derive(serde::Serialize)]
 pub(super) struct Report {
@@ -62,6 +79,8 @@ pub(super) struct Report {
     pub(super) one_by_one: Option<String>,
     /// Reasons to doubt that what the inputs say holds for data.
     pub(super) doubts: Vec<String>,
+    /// What was checked at last.
+    pub(super) checks: Vec<Check>,
     pub(super) seed: u64,
     pub(super) seconds: f64,
 }
@@ -85,6 +104,7 @@ impl Report {
             estimated: o.estimated.clone(),
             rule: o.strength.rule().name(),
             doubts: o.doubts.clone(),
+            checks: Vec::new(),
             strength: names.iter().copied().zip(o.strength.values()).collect(),
             candidates: o.tried.len(),
             inputs: inputs(run.classes, run.truth, &o.before, &o.after),
@@ -138,23 +158,11 @@ impl Report {
         if let Some(why) = &r.one_by_one {
             out += &format!("samples ran one by one: {why}\n");
         }
-        let i = &r.inputs;
         let mut answers =
             Table::new([("labelled inputs", Align::Left), ("before", Align::Right), ("after", Align::Right)]);
-        let of = |n: usize, all: usize| format!("{n} of {all}");
-        answers.row([
-            "retained, answered rightly".to_owned(),
-            of(i.retained_right_before, i.retained_samples),
-            of(i.retained_right_after, i.retained_samples),
-        ]);
-        answers.row([
-            "forgotten, still answered".to_owned(),
-            of(i.forgotten_answered_before, i.forgotten_samples),
-            of(i.forgotten_answered_after, i.forgotten_samples),
-        ]);
-        if let Some(n) = i.old_head_answered_after {
-            let before = of(i.forgotten_answered_before, i.forgotten_samples);
-            answers.row(["forgotten, under the old head".to_owned(), before, of(n, i.forgotten_samples)]);
+        for a in r.inputs.answers() {
+            let [before, after] = a.cells();
+            answers.row([a.what.to_owned(), before, after]);
         }
         let columns = [
             ("weight", Align::Left),
@@ -189,6 +197,7 @@ impl Report {
             r.weights_changed,
             r.seconds
         );
+        r.checks.iter().for_each(|check| out += &format!("{check}\n"));
         out
     }
 }
