@@ -22,18 +22,7 @@ fn told(room: &Path) -> String {
     let flags = flags.into_iter().flat_map(|(flag, name)| [flag.to_owned(), file(name)]);
     let report = room.join("audit.html");
     let out = tool(["audit"].map(str::to_owned).into_iter().chain(files).chain(flags))
-        .args([
-            "--class",
-            "0",
-            "--engine",
-            "cpu",
-            "--limit",
-            "300",
-            "--relearning-steps",
-            "0",
-            "--report",
-            arg(&report),
-        ])
+        .args(["--class", "0", "--limit", "150", "--relearning-steps", "0", "--report", arg(&report)])
         .output()
         .unwrap();
     let stderr = String::from_utf8(out.stderr).unwrap();
