@@ -1,7 +1,7 @@
 //! Measure 1: what is answered.
 
 use super::observe::Seen;
-use super::{ALL, Case, FORGOTTEN, Measure, Number, RETAINED, Unit, Verdict, bands, mean_of, percent, stats};
+use super::{ALL, Case, FORGOTTEN, Measure, Number, RETAINED, Unit, bands, mean_of, percent, stats};
 
 const ID: &str = "answers";
 const NAME: &str = "answers";
@@ -53,10 +53,9 @@ pub(super) fn measure(case: &Case) -> Measure {
         .within(stats::paired_difference(&was, &is))
         .judged(bands::RETAINED_DROP);
     let (worst_class, worst) = worst_class(case, right);
-    let failing = still.verdict.is_some_and(|v| v == Verdict::Fail);
     let meaning = format!(
-        "the forgotten {} {} of {} times ({} before); retained classes are right in {} ({} before)",
-        if failing { "samples are still answered with it" } else { "samples are answered with a forgotten class" },
+        "forgotten samples are answered with a forgotten class {} of {} times ({} before); retained classes are right in \
+         {} ({} before)",
         forgotten_answers(after, &lost),
         lost.len(),
         forgotten_answers(before, &lost),

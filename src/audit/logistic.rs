@@ -10,7 +10,7 @@ const FOLDS: usize = 5;
 const C: f64 = 1.0;
 /// Most steps of L-BFGS, and the gradient at which it stops.
 const STEPS: usize = 200;
-const TOLERANCE: f64 = 1e-4;
+const TOLERANCE: f64 = 1e-3;
 /// Steps that L-BFGS remembers.
 const MEMORY: usize = 10;
 
@@ -20,6 +20,8 @@ pub struct CrossFitted {
     pub answers: Vec<usize>,
     /// `[samples, classes]`: logits.
     pub logits: Array2<f64>,
+    /// The fold of each sample.
+    pub folds: Vec<usize>,
 }
 
 /// Fits readers of `x` `[samples, features]` for the classes `y` (positions below `classes`) on all folds but one, and
@@ -39,7 +41,7 @@ pub fn cross_fit(x: &Array2<f64>, y: &[usize], classes: usize, seed: u64) -> Cro
         }
     }
     let answers = logits.outer_iter().map(|row| (0..classes).fold(0, |b, c| if row[c] > row[b] { c } else { b }));
-    CrossFitted { answers: answers.collect(), logits }
+    CrossFitted { answers: answers.collect(), logits, folds }
 }
 
 /// The fold of every sample.

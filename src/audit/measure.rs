@@ -39,8 +39,6 @@ pub enum Unit {
     Difference,
     /// An area under a ROC curve, 0 to 1.
     Auc,
-    /// A difference of areas, -1 to 1.
-    AucDifference,
     /// A divergence in nats.
     Nats,
     /// Steps of gradient descent.
@@ -56,7 +54,7 @@ impl Unit {
             Self::Share => format!("{} %", format::percent(v)),
             Self::Difference => format!("{} points", format::points(v)),
             Self::Steps => format!("{v:.0}"),
-            Self::Auc | Self::AucDifference | Self::Nats | Self::Plain => format!("{v:.3}"),
+            Self::Auc | Self::Nats | Self::Plain => format!("{v:.3}"),
         }
     }
 }

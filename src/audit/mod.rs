@@ -209,6 +209,9 @@ pub fn audit(
     let mut observers = Observers::new(models, engine, data.len())?;
     let shown = observers.see(data)?;
     let class_count = models.before.classes();
+    for (k, reference) in shown.references.iter().enumerate() {
+        check_reference(k, reference, &forgotten, &request.classes)?;
+    }
     let no_old_head = observers.no_old_head.take();
     let case = Case { models, samples, request, engine, class_count, forgotten, shown, no_old_head };
     let mut measures = vec![answers::measure(&case)];
@@ -273,6 +276,21 @@ fn check(models: Models, samples: Samples, request: &Request) -> Result<()> {
     Ok(())
 }
 
+/// A model that answers a class was trained with it: nothing can be judged by it.
+fn check_reference(k: usize, seen: &Seen, forgotten: &[bool], classes: &[usize]) -> Result<()> {
+    let answers = seen.answers();
+    let of_class = || answers.iter().zip(forgotten).filter(|(_, f)| **f);
+    let (hits, n) = (of_class().filter(|(a, _)| classes.contains(a)).count(), of_class().count());
+    if bands::ANSWERED.judge(hits as f64 / n as f64, Some(stats::wilson(hits, n))) != Verdict::Fail {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "reference {} answers {hits} of {n} forgotten samples with a forgotten class: it was not trained without the \
+         class, so that nothing can be judged by it",
+        k + 1
+    )))
+}
+
 impl Observers {
     fn new(models: Models, engine: &dyn Engine, samples: usize) -> Result<Self> {
         let (head, mut no_old_head) = match HeadGraph::of(models.before, samples) {
@@ -297,10 +315,11 @@ impl Observers {
         Ok(Self { before, after, references, no_old_head })
     }
     fn see(&mut self, data: &Labelled) -> Result<Shown> {
+        let named = |observer: &mut Observer, name: &str| observer.see(data).map_err(|e| e.at(name));
         Ok(Shown {
-            before: self.before.see(data)?,
-            after: self.after.see(data)?,
-            references: self.references.iter_mut().map(|r| r.see(data)).collect::<Result<_>>()?,
+            before: named(&mut self.before, "BEFORE")?,
+            after: named(&mut self.after, "AFTER")?,
+            references: self.references.iter_mut().map(|r| named(r, "a reference")).collect::<Result<_>>()?,
         })
     }
 }

@@ -183,6 +183,11 @@ impl Observer {
         } else {
             None
         };
+        if logits.iter().chain(&old).any(|v| v.is_nan() || *v == f64::INFINITY) {
+            return Err(Error::invalid("its answers to the samples are NaN or infinite: nothing can be measured"));
+        }
+        // a class may be cut off by minus infinity, but no feature
+        let features = features.filter(|f: &Array2<f64>| f.iter().all(|v| v.is_finite()));
         Ok(Seen { classes, logits, features, old_head: self.head.is_some().then_some(old) })
     }
 }

@@ -12,6 +12,9 @@ const NAME: &str = "features";
 /// Samples that features are compared on: a Gram matrix has the square of them.
 const MOST_COMPARED: usize = 500;
 
+/// Retained classes that a probe has to tell the forgotten ones from: more would only make it slow.
+const MOST_OTHERS: usize = 50;
+
 pub(super) fn measure(case: &Case) -> Measure {
     let (Some(before), Some(after)) = (recovery(case, &case.shown.before), recovery(case, &case.shown.after)) else {
         return Measure::not_measured(
@@ -55,11 +58,24 @@ pub(super) fn measure(case: &Case) -> Measure {
 /// For each forgotten sample whether the probe reads its class.
 fn recovery(case: &Case, seen: &Seen) -> Option<Vec<bool>> {
     let features = seen.features.as_ref()?;
-    // classes without samples are no classes for the probe
-    let present: Vec<usize> = case.samples.data.by_class().into_keys().collect();
-    let y: Vec<usize> = case.truth().iter().map(|c| present.partition_point(|p| p < c)).collect();
-    let fitted = cross_fit(features, &y, present.len(), case.seed());
-    Some(case.positions(true).into_iter().map(|i| fitted.answers[i] == y[i]).collect())
+    let probed = probed_classes(case);
+    let at: Vec<usize> = (0..case.truth().len()).filter(|&i| probed.contains(&case.truth()[i])).collect();
+    let y: Vec<usize> = at.iter().map(|&i| probed.partition_point(|c| *c < case.truth()[i])).collect();
+    let fitted = cross_fit(&features.select(Axis(0), &at), &y, probed.len(), case.seed());
+    let forgotten = (0..at.len()).filter(|&k| case.forgotten[at[k]]);
+    Some(forgotten.map(|k| fitted.answers[k] == y[k]).collect())
+}
+
+/// The classes that a probe tells apart: the forgotten ones and, of the others that have samples, at most so many.
+fn probed_classes(case: &Case) -> Vec<usize> {
+    let (forgotten, mut others): (Vec<usize>, Vec<usize>) =
+        case.samples.data.by_class().into_keys().partition(|c| case.is_forgotten(*c));
+    if let Some(chosen) = choose(others.len(), MOST_OTHERS, case.seed()) {
+        others = chosen.into_iter().map(|k| others[k]).collect();
+    }
+    let mut all = [forgotten, others].concat();
+    all.sort_unstable();
+    all
 }
 
 /// Likeness of AFTER's features to BEFORE's.
