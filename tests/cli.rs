@@ -472,7 +472,18 @@ fn wrong_usage() {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "inspect", "codes", "codes new", "gradients", "fisher", "fisher merge", "forget", "evaluate"] {
+    for command in [
+        "",
+        "inspect",
+        "codes",
+        "codes new",
+        "gradients",
+        "fisher",
+        "fisher merge",
+        "fisher compare",
+        "forget",
+        "evaluate",
+    ] {
         let out = tool(command.split_whitespace().chain(["--help"])).output().unwrap();
         assert!(out.status.success(), "{command}");
         assert!(out.stderr.is_empty(), "{command}");

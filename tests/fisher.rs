@@ -248,6 +248,38 @@ fn a_part_reads_no_other_samples() {
     );
 }
 
+/// The command of the one container of a manifest in docs/scheduling.
+fn command_of(manifest: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scheduling").join(manifest);
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(str::trim).skip_while(|l| *l != "command:").skip(1);
+    let words: Vec<String> = lines.map_while(|l| l.strip_prefix("- ")).map(str::to_owned).collect();
+    assert_eq!(words[..2], ["onnx-unlearn", "fisher"], "{manifest}");
+    words
+}
+
+/// The manifests' commands, with their variables put in as Kubernetes does it, make and join the parts.
+#[test]
+fn the_kubernetes_jobs_run() {
+    let room = Room::new();
+    room.write("model.onnx", &of_images());
+    three_ways(&room);
+    let parts = command_of("fisher-job.yaml");
+    for index in 0..4 {
+        let index = index.to_string();
+        let set = |word: &String| word.replace("$(JOB_COMPLETION_INDEX)", &index);
+        let words: Vec<String> = parts.iter().map(set).collect();
+        assert!(words.iter().zip(&parts).filter(|(a, b)| a != b).count() == 2 && !words.concat().contains('$'));
+        let out = tool(&words[1..]).env("JOB_COMPLETION_INDEX", &index).current_dir(room.0.path()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+    let merge = command_of("fisher-merge-job.yaml");
+    let out = tool(&merge[1..]).current_dir(room.0.path()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    room.json(&["fisher", "model.onnx", "--inputs", "images", "-o", "whole"]);
+    assert!(std::fs::read(room.path("fisher.safetensors")).unwrap() == std::fs::read(room.path("whole")).unwrap());
+}
+
 #[test]
 fn what_does_not_belong_together_is_not_joined() {
     let room = Room::new();
@@ -441,4 +473,50 @@ fn inputs_that_were_made_stay_made() {
     let third = ["forget", "m.onnx", "--class", "1", "-o", "c.onnx", "--inputs", "plain.npz"];
     let c = room.json(&[&third[..], &["--engine", "cpu"]].concat());
     assert_ne!(a["tried"], c["tried"]);
+}
+
+/// The numbers of `compare` are those of the elements in the files.
+#[test]
+fn two_fishers_are_compared() {
+    let room = Room::new();
+    let model = room.write("m.onnx", &of_images());
+    three_ways(&room);
+    let fisher = |out: &str, more: &[&str]| {
+        room.json(&[&["fisher", "m.onnx", "--inputs", "images", "-o", out, "--engine", "cpu"], more].concat());
+    };
+    fisher("all", &[]);
+    fisher("few", &["--limit", "40", "--seed", "3"]);
+    let report = room.json(&["fisher", "compare", "few", "all", "--class", "1"]);
+    let model = Model::open(&model).unwrap();
+    let (few, all) = (load(&room.path("few"), &model).unwrap(), load(&room.path("all"), &model).unwrap());
+    let number = |v: &serde_json::Value| v.as_f64().unwrap();
+    let mut sum = 0.0;
+    for (weight, (name, _)) in all.weights().enumerate() {
+        let mean = |kept: &Kept| {
+            let row = kept.origin.rows.iter().position(|r| r.class == 1).unwrap();
+            let n = kept.origin.samples[row].1 as f64;
+            kept.row(weight, row).unwrap().into_iter().map(|v| v / n).collect::<Vec<f64>>()
+        };
+        let off: f64 = mean(&few).iter().zip(mean(&all)).map(|(x, y)| (x - y) * (x - y)).sum();
+        sum += off;
+        let layer = &report["layers"].as_array().unwrap()[weight];
+        assert_eq!(layer["name"], name);
+        let want = off.sqrt() / mean(&all).len() as f64;
+        assert!((number(&layer["error"]) - want).abs() <= 1e-9 * want);
+        assert!(number(&layer["rank_correlation"]) > 0.5, "{layer}");
+    }
+    let elements = number(&report["all"]["elements"]);
+    assert!((number(&report["all"]["error"]) * elements - sum.sqrt()).abs() <= 1e-9 * sum.sqrt());
+    assert!(number(&report["all"]["relative"]) > 0.0);
+    let same = room.json(&["fisher", "compare", "all", "all"]);
+    assert_eq!((&same["all"]["error"], &same["same_model"]), (&serde_json::json!(0.0), &serde_json::json!(true)));
+    assert!((number(&same["all"]["rank_correlation"]) - 1.0).abs() < 1e-12);
+    fisher("part", &["--shard", "0/2"]);
+    fisher("head", &["--layers", "w"]);
+    fisher("one", &["--class", "0"]);
+    room.refused(&["fisher", "compare", "all", "part"], &["part", "fisher merge"]);
+    room.refused(&["fisher", "compare", "all", "head"], &["different weights"]);
+    room.refused(&["fisher", "compare", "all", "one"], &["different classes", "--class"]);
+    room.refused(&["fisher", "compare", "all", "one", "--class", "1"], &["one", "class 1"]);
+    room.refused(&["fisher", "compare", "all", "m.onnx"], &["m.onnx"]);
 }

@@ -28,6 +28,16 @@ mypy --python-executable "$mlflow/bin/python" docs/examples/mlflow_forget.py
 say "documents about the result"
 ONNX_UNLEARN=target/wheel-venv/bin/onnx-unlearn python tests/python/test_emit.py
 
+say "the GitHub action"
+action() {
+    PATH=target/wheel-venv/bin:$PATH "$tools/bin/python" tests/python/run_action.py docs/examples/github/action.yml \
+        model=fixtures/mlp.onnx classes=0,1 inputs=fixtures/mlp.codes.npz output=target/wheel-venv/action.onnx "$@"
+}
+action 'arguments=--engine cpu --seed 3'
+rc=0
+action 'arguments=--engine cpu --rule dampen --alpha 1e30 --lambda 1' || rc=$?
+[ $rc = 1 ] || { echo "a result in doubt ended with $rc, not 1" >&2; exit 1; }
+
 say "workflow files and recipes"
 check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check-jsonschema --builtin-schema vendor.github-actions docs/examples/github/action.yml

@@ -38,19 +38,7 @@ impl Kept {
             return Ok(Completed::default());
         }
         self.check_inputs(data, missing)?;
-        let elements = weights.tensors.iter().map(|t| t.ty().len()).sum();
-        let plan = Plan::new(&data.by_class(), missing, elements)?;
-        let source = Source::of(data.clone(), &classifier.expected());
-        let mut sums = ClassSums::new(classifier, engine, weights, &plan)?;
-        let names = sums.names.clone();
-        let mut classes = BTreeMap::new();
-        sums.run(&source, &plan.all(), progress, &mut |node| {
-            let samples = plan.samples.iter().find(|(c, _)| *c == node.row.class).map_or(1, |(_, n)| *n);
-            let sums = names.iter().cloned().zip(node.sums).collect();
-            classes.insert(node.row.class, Computed { samples, sums });
-            Ok(())
-        })?;
-        Ok(Completed { classes, one_by_one: sums.one_by_one })
+        estimate_classes(classifier, engine, weights, data, missing, progress)
     }
 
     /// Checks that inputs hold the samples that this was made from, by the hashes of classes that both have.
@@ -73,6 +61,33 @@ impl Kept {
             Err(Error::invalid(format!("{lacks}, and the inputs have no class that it was made from")))
         }
     }
+}
+
+/// Estimates some classes by themselves.
+///
+/// # Errors
+/// As [`ClassSums::new`]; also when a class has no sample.
+pub(crate) fn estimate_classes(
+    classifier: &Classifier,
+    engine: &dyn Engine,
+    weights: &Weights,
+    data: &Labelled,
+    classes: &[usize],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Completed> {
+    let elements = weights.tensors.iter().map(|t| t.ty().len()).sum();
+    let plan = Plan::new(&data.by_class(), classes, elements)?;
+    let source = Source::of(data.clone(), &classifier.expected());
+    let mut sums = ClassSums::new(classifier, engine, weights, &plan)?;
+    let names = sums.names.clone();
+    let mut classes = BTreeMap::new();
+    sums.run(&source, &plan.all(), progress, &mut |node| {
+        let samples = plan.samples.iter().find(|(c, _)| *c == node.row.class).map_or(1, |(_, n)| *n);
+        let sums = names.iter().cloned().zip(node.sums).collect();
+        classes.insert(node.row.class, Computed { samples, sums });
+        Ok(())
+    })?;
+    Ok(Completed { classes, one_by_one: sums.one_by_one })
 }
 
 /// The hash of some chunks of a class's samples, as a file's row has it.

@@ -3,6 +3,7 @@
 //! `f_C,i = (1/|C|) Σ_{c∈C} mean_{(x, y=c)} (∂ℓ/∂w_i)²`, with ℓ the cross-entropy on the logits (Yamashita
 //! et al., arXiv 2306.05670, equation 6; the square is per sample).
 
+pub mod compare;
 mod complete;
 mod equalise;
 mod kept;
@@ -11,6 +12,7 @@ pub mod plan;
 pub mod store;
 mod sums;
 
+pub(crate) use complete::estimate_classes;
 pub use kept::Counting;
 pub use merge::merge;
 pub use plan::Plan;
@@ -102,30 +104,46 @@ pub fn estimate_equalised(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Fisher> {
     let by_class = data.by_class();
-    let classes: Vec<usize> = groups.concat();
-    if let Some(c) = classes.iter().find(|c| !by_class.contains_key(c)) {
-        return Err(Error::invalid(format!("no labelled input belongs to class {c}")));
-    }
+    let positions = |c: &usize| {
+        let missing = || Error::invalid(format!("no labelled input belongs to class {c}"));
+        by_class.get(c).cloned().ok_or_else(missing)
+    };
+    let groups = groups.iter().map(|g| g.iter().map(positions).collect()).collect::<Result<Vec<_>>>()?;
+    estimate_members(classifier, engine, weights, data, &groups, progress)
+}
+
+/// The same for groups of any parts of the samples: `[group][member]` are the positions of a member's samples, and
+/// every member of a group counts the same.
+///
+/// # Errors
+/// As [`estimate`]; also when a position lies past the last sample.
+pub fn estimate_members(
+    classifier: &Classifier,
+    engine: &dyn Engine,
+    weights: &Weights,
+    data: &Labelled,
+    groups: &[Vec<Vec<usize>>],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Fisher> {
+    let members: Vec<(usize, &Vec<usize>)> =
+        groups.iter().enumerate().flat_map(|(k, g)| g.iter().map(move |m| (k, m))).collect();
     let elements: usize = weights.tensors.iter().map(|t| t.ty().len()).sum();
-    let slots = (MAX_CLASS_ELEMENTS / elements.max(1)).clamp(1, 8).min(classes.len().max(1));
-    let most = classes.chunks(slots).map(|c| c.iter().map(|c| by_class[c].len()).sum::<usize>()).max().unwrap_or(1);
+    let slots = (MAX_CLASS_ELEMENTS / elements.max(1)).clamp(1, 8).min(members.len().max(1));
+    let most = members.chunks(slots).map(|c| c.iter().map(|(_, m)| m.len()).sum::<usize>()).max().unwrap_or(1);
     let mut squares = SquareSums::new(classifier, engine, weights, slots, most)?;
     let mut mean = equalise::Mean::new(engine, squares.types(), slots, groups.len())?;
     let mut done = 0;
-    for chunk in classes.chunks(slots) {
-        let positions: Vec<usize> = chunk.iter().flat_map(|c| by_class[c].iter().copied()).collect();
+    for chunk in members.chunks(slots) {
+        let positions: Vec<usize> = chunk.iter().flat_map(|(_, m)| m.iter().copied()).collect();
         let part = data.select(&positions)?;
         let mut sets = vec![vec![0.0; part.len()]; slots];
         let mut member = vec![0.0; groups.len() * slots];
-        for (slot, c) in chunk.iter().enumerate() {
-            for (u, y) in sets[slot].iter_mut().zip(&part.y) {
-                *u = if y == c { 1.0 / by_class[c].len() as f64 } else { 0.0 };
-            }
-            for (k, group) in groups.iter().enumerate() {
-                if group.contains(c) {
-                    member[k * slots + slot] = 1.0 / group.len() as f64;
-                }
-            }
+        let mut from = 0;
+        for (slot, (group, samples)) in chunk.iter().enumerate() {
+            let to = from + samples.len();
+            sets[slot][from..to].fill(1.0 / samples.len() as f64);
+            member[group * slots + slot] = 1.0 / groups[*group].len() as f64;
+            from = to;
         }
         let sums = squares.run(&part, &sets, &mut |n| progress(done + n))?;
         done += part.len();

@@ -54,6 +54,8 @@ pub struct Answerer {
     pub head: Vec<String>,
     classes: usize,
     batch: usize,
+    /// Samples that were run forward.
+    pub passes: usize,
 }
 
 impl Answerer {
@@ -78,7 +80,7 @@ impl Answerer {
         graph.outputs = outputs;
         let batch = graph.batch;
         let session = engine.prepare(&graph)?;
-        Ok(Self { graph, session, weight_ids, head_ids, head: names, classes: head.classes, batch })
+        Ok(Self { graph, session, weight_ids, head_ids, head: names, classes: head.classes, batch, passes: 0 })
     }
 
     /// The answers to all samples under `weights`; `old` gives the old head's.
@@ -120,6 +122,7 @@ impl Answerer {
             }
             progress(to);
         }
+        self.passes += data.len();
         Ok(out)
     }
 }

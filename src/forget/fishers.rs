@@ -1,12 +1,12 @@
 //! The Fishers of both sides, estimated from the labelled inputs or taken from a file that keeps them.
 
 use super::rewrite::Basis;
-use super::{Method, Request};
+use super::{Aim, Method, Request};
 use crate::classifier::{Classifier, Weights};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Result};
 use crate::fisher::store::Kept;
-use crate::fisher::{self, Counting, Fisher};
+use crate::fisher::{self, Counting, Fisher, estimate_classes};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, TensorType};
 
@@ -25,26 +25,41 @@ pub(super) fn fishers(
     engine: &dyn Engine,
     old: &Weights,
     data: &Labelled,
-    retained: &[usize],
+    aim: &Aim,
     request: &Request,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Fishers> {
     if let Some(kept) = &request.fisher {
-        return from_file(kept, classifier, engine, old, data, request, progress)
-            .map_err(|e| e.at(kept.path.display()));
+        let source = FromFile { kept, classifier, engine, old, data };
+        return source.fishers(aim, request, progress).map_err(|e| e.at(kept.path.display()));
     }
-    let groups = [request.classes.clone(), retained.to_vec()];
+    let sides = aim.sides(data);
+    let estimated = if aim.is_of_samples() {
+        data.by_class().into_keys().collect()
+    } else {
+        sides.iter().flat_map(|side| side.keys().copied()).collect()
+    };
+    let groups = sides.map(|side| side.into_values().collect::<Vec<_>>());
     // a search lets every class count the same; given strengths belong to the Fisher as the papers define it
     let fisher = match request.method {
-        Method::Search(_) => fisher::estimate_equalised(classifier, engine, old, data, &groups, progress)?,
+        Method::Search(_) => fisher::estimate_members(classifier, engine, old, data, &groups, progress)?,
         Method::Fixed(_) => {
-            let sets = groups.iter().map(|c| fisher::class_weights(data, c)).collect::<Result<Vec<_>>>()?;
+            let sets = groups.map(|group| member_weights(&group, data.len()));
             fisher::estimate(classifier, engine, old, data, &sets, progress)?
         }
     };
     fisher.check_finite()?;
     let basis = basis(&fisher, engine)?;
-    Ok(Fishers { basis, one_by_one: fisher.one_by_one, estimated: groups.concat() })
+    Ok(Fishers { basis, one_by_one: fisher.one_by_one, estimated })
+}
+
+/// Weights of the samples so that the weighted sum is the mean over each member's samples, then over the members.
+fn member_weights(members: &[Vec<usize>], samples: usize) -> Vec<f64> {
+    let mut u = vec![0.0; samples];
+    for member in members {
+        member.iter().for_each(|&i| u[i] = 1.0 / (member.len() * members.len()) as f64);
+    }
+    u
 }
 
 fn basis(fisher: &Fisher, engine: &dyn Engine) -> Result<Basis> {
@@ -55,51 +70,81 @@ fn basis(fisher: &Fisher, engine: &dyn Engine) -> Result<Basis> {
     Ok(Basis { names: fisher.names.clone(), f_f, f_r })
 }
 
-/// Only classes that the file lacks are estimated, from the inputs that it was made from.
-fn from_file(
-    kept: &Kept,
-    classifier: &Classifier,
-    engine: &dyn Engine,
-    old: &Weights,
-    data: &Labelled,
-    request: &Request,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Fishers> {
-    let held = kept.classes();
-    let missing: Vec<usize> = data.by_class().into_keys().filter(|c| !held.contains(c)).collect();
-    let mut all = [&held[..], &missing].concat();
-    all.sort_unstable();
-    let retained = all.into_iter().filter(|c| !request.classes.contains(c)).collect();
-    let groups = [request.classes.clone(), retained];
-    let (mut names, mut types) = (Vec::new(), Vec::new());
-    for (name, tensor) in old.names.iter().zip(&old.tensors) {
-        if kept.origin.unused.contains(name) {
-            continue;
-        }
-        let ty = tensor.ty();
-        match kept.weights().find(|(n, _)| n == name) {
-            Some((_, shape)) if shape == ty.shape => {}
-            Some((_, shape)) => {
-                return Err(Error::invalid(format!("'{name}' has shape {shape:?}, the model's {:?}", ty.shape)));
-            }
-            None => {
-                return Err(Error::invalid(format!(
-                    "holds no Fisher of '{name}'; make it anew without --layers, or give the same --layers"
-                )));
-            }
-        }
-        names.push(name.clone());
-        types.push(ty);
+/// A Fisher file, and what it takes to add to it.
+struct FromFile<'a> {
+    kept: &'a Kept,
+    classifier: &'a Classifier,
+    engine: &'a dyn Engine,
+    old: &'a Weights,
+    data: &'a Labelled,
+}
+
+impl FromFile<'_> {
+    /// Only what the file lacks is estimated: classes, from the inputs that it was made from, and samples to forget.
+    fn fishers(&self, aim: &Aim, request: &Request, progress: &mut dyn FnMut(usize)) -> Result<Fishers> {
+        let (names, types) = self.weights()?;
+        let counting = match request.method {
+            Method::Search(_) => Counting::Equalised,
+            Method::Fixed(_) => Counting::Samples,
+        };
+        let held = self.kept.classes();
+        let [to_forget, others] = aim.sides(self.data);
+        let (data, retained_inputs) = if aim.is_of_samples() {
+            let positions: Vec<usize> = others.values().flatten().copied().collect();
+            (&self.data.select(&positions)?, others)
+        } else {
+            (self.data, self.data.by_class())
+        };
+        let missing: Vec<usize> = retained_inputs.into_keys().filter(|c| !held.contains(c)).collect();
+        let Self { kept, classifier, engine, old, .. } = *self;
+        let mut completed = kept.complete(classifier, engine, old, data, &missing, progress)?;
+        let mut all = [&held[..], &missing].concat();
+        all.sort_unstable();
+        let (f_f, f_r, estimated) = if aim.is_of_samples() {
+            let f_r = kept.means_with(&completed.classes, &names, &[all], counting)?;
+            let classes: Vec<usize> = to_forget.keys().copied().collect();
+            let positions: Vec<usize> = to_forget.into_values().flatten().collect();
+            let of_samples =
+                estimate_classes(classifier, engine, old, &self.data.select(&positions)?, &classes, progress)?;
+            let f_f = kept.means_with(&of_samples.classes, &names, std::slice::from_ref(&classes), counting)?;
+            completed.one_by_one = completed.one_by_one.or(of_samples.one_by_one);
+            (f_f.concat(), f_r.concat(), [classes, missing].concat())
+        } else {
+            let retained = all.into_iter().filter(|c| !request.classes.contains(c)).collect();
+            let groups = [request.classes.clone(), retained];
+            let mut means = kept.means_with(&completed.classes, &names, &groups, counting)?.into_iter();
+            let mut side = || means.next().unwrap_or_default();
+            (side(), side(), missing)
+        };
+        let basis =
+            Basis { f_f: upload(engine, &names, &types, f_f)?, f_r: upload(engine, &names, &types, f_r)?, names };
+        Ok(Fishers { basis, one_by_one: completed.one_by_one, estimated })
     }
-    let counting = match request.method {
-        Method::Search(_) => Counting::Equalised,
-        Method::Fixed(_) => Counting::Samples,
-    };
-    let completed = kept.complete(classifier, engine, old, data, &missing, progress)?;
-    let mut means = kept.means_with(&completed.classes, &names, &groups, counting)?.into_iter();
-    let mut side = || means.next().map_or(Ok(Vec::new()), |mean| upload(engine, &names, &types, mean));
-    let (f_f, f_r) = (side()?, side()?);
-    Ok(Fishers { basis: Basis { names, f_f, f_r }, one_by_one: completed.one_by_one, estimated: missing })
+
+    /// The weights that have a gradient, each of which the file has to hold.
+    fn weights(&self) -> Result<(Vec<String>, Vec<TensorType>)> {
+        let (mut names, mut types) = (Vec::new(), Vec::new());
+        for (name, tensor) in self.old.names.iter().zip(&self.old.tensors) {
+            if self.kept.origin.unused.contains(name) {
+                continue;
+            }
+            let ty = tensor.ty();
+            match self.kept.weights().find(|(n, _)| n == name) {
+                Some((_, shape)) if shape == ty.shape => {}
+                Some((_, shape)) => {
+                    return Err(Error::invalid(format!("'{name}' has shape {shape:?}, the model's {:?}", ty.shape)));
+                }
+                None => {
+                    return Err(Error::invalid(format!(
+                        "holds no Fisher of '{name}'; make it anew without --layers, or give the same --layers"
+                    )));
+                }
+            }
+            names.push(name.clone());
+            types.push(ty);
+        }
+        Ok((names, types))
+    }
 }
 
 fn upload(engine: &dyn Engine, names: &[String], types: &[TensorType], mean: Vec<Vec<f64>>) -> Result<Vec<Tensor>> {

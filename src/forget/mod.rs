@@ -1,5 +1,6 @@
 //! Forgetting: Fisher of both class sets, a rule, its strength, and what the classifier answers then.
 
+mod aim;
 pub mod answers;
 mod doubt;
 mod fishers;
@@ -15,6 +16,7 @@ use crate::fisher::store::Kept;
 use crate::inputs::Labelled;
 use crate::onnx::Storage;
 use crate::tensor::Array;
+pub use aim::Aim;
 use answers::{Answerer, Answers};
 pub use rules::{Rule, Strength};
 pub use scope::Scope;
@@ -27,6 +29,8 @@ use std::sync::Arc;
 pub struct Request {
     /// Classes to forget; sorted, each once.
     pub classes: Vec<usize>,
+    /// Where no class is to be forgotten: positions of the labelled inputs that are.
+    pub positions: Vec<usize>,
     /// How strength is found.
     pub method: Method,
     /// How deep a search goes.
@@ -49,7 +53,17 @@ impl Request {
     /// A request with everything else as usual.
     pub fn new(classes: Vec<usize>, method: Method) -> Self {
         let (depth, scope) = (Depth::default(), Scope::default());
-        Self { classes, method, depth, scope, protect: Vec::new(), made: false, seed: 0, fisher: None }
+        Self {
+            classes,
+            positions: Vec::new(),
+            method,
+            depth,
+            scope,
+            protect: Vec::new(),
+            made: false,
+            seed: 0,
+            fisher: None,
+        }
     }
 }
 
@@ -89,10 +103,23 @@ pub struct Outcome {
     pub one_by_one: Option<String>,
     /// Classes whose Fisher was estimated; those of a kept Fisher are not among them.
     pub estimated: Vec<usize>,
+    /// Which of the inputs were to be forgotten.
+    pub aim: Aim,
+    /// Samples that were run.
+    pub passes: Passes,
     /// Names of the last layer's weights.
     pub head: Vec<String>,
     /// Reasons to doubt that what the inputs say holds for data.
     pub doubts: Vec<String>,
+}
+
+/// How many samples were run through the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Passes {
+    /// Forward and back, for the Fisher.
+    pub fisher: usize,
+    /// Forward, for the search and for what is reported.
+    pub search: usize,
 }
 
 /// How much a weight changed.
@@ -121,16 +148,20 @@ pub fn forget(
     request: &Request,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<Outcome> {
-    let retained = check_classes(&request.classes, classifier.classes(), data)?;
+    let aim = Aim::new(request, data, classifier.classes())?;
     let old = Weights::upload(engine, &classifier.bind(1)?)?;
     let total = data.len();
-    let done = &mut |n| progress(Stage::Fisher(n, total));
-    let retained_samples = data.y.iter().filter(|c| retained.contains(c)).count() as f64;
-    let fishers = fishers::fishers(classifier, engine, &old, data, &retained, request, done)?;
+    let mut passes = Passes::default();
+    let done = &mut |n| {
+        passes.fisher = n;
+        progress(Stage::Fisher(n, total));
+    };
+    let retained_samples = (0..data.len()).filter(|&i| !aim.forgets(i)).count() as f64;
+    let fishers = fishers::fishers(classifier, engine, &old, data, &aim, request, done)?;
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
     let basis = scope::narrow(fishers.basis, request.scope, &head, &request.protect)?;
-    let mut trials = Trials::new(engine, answerer, &old, basis, data, request)?;
+    let mut trials = Trials::new(engine, answerer, &old, basis, data, &aim)?;
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
@@ -151,8 +182,9 @@ pub fn forget(
         start.retained_answered * retained_samples + start.forget_answered * (data.len() as f64 - retained_samples);
     let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
     let (changes, new) = compare(&old, &weights)?;
+    passes.search = trials.passes();
     let (one_by_one, estimated) = (fishers.one_by_one, fishers.estimated);
-    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one, estimated, head, doubts })
+    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one, estimated, passes, aim, head, doubts })
 }
 
 /// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.
@@ -179,20 +211,6 @@ pub fn check_range(forgotten: &[usize], classes: usize) -> Result<()> {
         ))),
         None => Ok(()),
     }
-}
-
-/// Checks the classes to forget; returns the others that have inputs.
-fn check_classes(forgotten: &[usize], classes: usize, data: &Labelled) -> Result<Vec<usize>> {
-    check_range(forgotten, classes)?;
-    let by_class = data.by_class();
-    if let Some(c) = forgotten.iter().find(|c| !by_class.contains_key(c)) {
-        return Err(Error::invalid(format!("no labelled input belongs to class {c}, which is to be forgotten")));
-    }
-    let retained: Vec<usize> = by_class.into_keys().filter(|c| !forgotten.contains(c)).collect();
-    if retained.is_empty() {
-        return Err(Error::invalid("every class that has inputs would be forgotten; at least one has to be retained"));
-    }
-    Ok(retained)
 }
 
 /// The weights as the file will hold them; `None` where its types hold everything that was computed.

@@ -1,9 +1,9 @@
 //! Finding the strength on the labelled inputs alone.
 
-use super::Request;
 use super::answers::{Answerer, Answers};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
+use super::{Aim, Request};
 use crate::classifier::Weights;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ pub struct Trials<'a> {
     old: &'a Weights,
     basis: Basis,
     data: &'a Labelled,
-    forgotten: Vec<usize>,
+    aim: &'a Aim,
     rewriters: Vec<(Rule, Rewriter)>,
 }
 
@@ -64,9 +64,14 @@ impl<'a> Trials<'a> {
         old: &'a Weights,
         basis: Basis,
         data: &'a Labelled,
-        request: &Request,
+        aim: &'a Aim,
     ) -> Result<Self> {
-        Ok(Self { engine, answerer, old, basis, data, forgotten: request.classes.clone(), rewriters: Vec::new() })
+        Ok(Self { engine, answerer, old, basis, data, aim, rewriters: Vec::new() })
+    }
+
+    /// Samples that were run forward so far.
+    pub fn passes(&self) -> usize {
+        self.answerer.passes
     }
 
     /// Answers under the old weights.
@@ -88,7 +93,7 @@ impl<'a> Trials<'a> {
 
     /// What these answers to the inputs say.
     pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
-        score(strength, answers, &self.data.y, &self.forgotten)
+        score(strength, answers, &self.data.y, self.aim)
     }
 
     /// Weights and answers at a strength.
@@ -123,11 +128,11 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub fn score(&mut self, strength: &Strength) -> Result<Candidate> {
         let (_, answers) = self.at(strength)?;
-        Ok(score(&strength.to_string(), &answers, &self.data.y, &self.forgotten))
+        Ok(score(&strength.to_string(), &answers, &self.data.y, self.aim))
     }
 }
 
-fn score(strength: &str, answers: &Answers, labels: &[usize], forgotten: &[usize]) -> Candidate {
+fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Candidate {
     let c = answers.classes;
     let log_p = Answers::log_probabilities(&answers.logits, c);
     let old = answers.old_head.as_ref().map(|z| Answers::log_probabilities(z, c));
@@ -135,7 +140,8 @@ fn score(strength: &str, answers: &Answers, labels: &[usize], forgotten: &[usize
     let (mut n_f, mut n_r) = (0.0, 0.0);
     let (mut hit_f, mut hit_r, mut p_f, mut p_r, mut old_p, mut loss) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
     for (i, &y) in labels.iter().enumerate() {
-        if forgotten.contains(&y) {
+        if aim.forgets(i) {
+            let forgotten = aim.answers(&y);
             n_f += 1.0;
             hit_f += f64::from(u8::from(forgotten.contains(&answered[i])));
             let mass = |log_p: &[f64]| forgotten.iter().map(|k| log_p[i * c + k].exp()).sum::<f64>();

@@ -8,6 +8,7 @@ pub mod codes;
 mod descent;
 pub(crate) mod embedding;
 mod folder;
+pub mod from_data;
 mod idx;
 mod load;
 mod npy;

@@ -117,6 +117,49 @@ pub fn synthesise(
     Ok(Synthesised { inputs, range, range_reason, reached: reached(&made.losses), notes })
 }
 
+/// Goes down from inputs that there are already, such as codes of an older version of the model, to inputs of the same
+/// classes that this model answers. The range is that of their elements where none is given. Of `options` the number a
+/// class and the seed do not count.
+///
+/// # Errors
+/// As [`synthesise`]; also when the model has several inputs.
+pub fn refine(
+    classifier: &Classifier,
+    engine: &dyn Engine,
+    from: &Labelled,
+    options: &Options,
+    progress: Tick,
+) -> Result<Synthesised> {
+    check(options)?;
+    if let Some(name) = from.extra.keys().next() {
+        return Err(Error::unsupported(format!("the model has a second input '{name}'; descent is on one input")));
+    }
+    let elements = from.x.to_f64();
+    let bounds = elements.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
+    let range = options.range.unwrap_or(bounds);
+    check(&Options { range: Some(range), ..*options })?;
+    let course = Course { steps: options.steps, rate: options.rate, tau: options.tau, range };
+    let mut descent = Descent::new(classifier, engine, from.len().min(MAX_BATCH), &BTreeMap::new())?;
+    let batch = descent.batch();
+    let total = options.steps * from.len().div_ceil(batch);
+    let (mut x, mut losses, mut done) = (Vec::new(), Vec::new(), 0);
+    for first in (0..from.len()).step_by(batch) {
+        let n = batch.min(from.len() - first);
+        // a batch is filled up with copies of its last sample
+        let positions: Vec<usize> = (0..batch).map(|i| first + i.min(n - 1)).collect();
+        let part = from.select(&positions)?;
+        let arrived = descent.run(part.x.to_float(classifier.float()), &part.y, course, &mut || {
+            done += 1;
+            progress(done, total);
+        })?;
+        x.extend(arrived.x.to_f64().into_iter().take(arrived.x.len() / batch * n));
+        losses.extend(arrived.losses.into_iter().take(n));
+    }
+    let inputs = Labelled::new(Array::from_vec(from.x.shape(), x)?.to_float(classifier.float()), from.y.clone())?;
+    let range_reason = if options.range.is_some() { "given" } else { "that of the codes" }.to_owned();
+    Ok(Synthesised { inputs, range, range_reason, reached: reached(&losses), notes: Vec::new() })
+}
+
 fn check(o: &Options) -> Result<()> {
     if o.per_class == 0 || o.steps == 0 {
         return Err(Error::invalid("at least one input a class and one step are needed"));

@@ -4,7 +4,7 @@ use crate::common::{classifier, codes};
 use onnx_unlearn::engine::cpu::Cpu;
 use onnx_unlearn::forget::answers::Answers;
 use onnx_unlearn::forget::search::Candidate;
-use onnx_unlearn::forget::{self, Change, Method, Outcome, Request, Rule, Strength};
+use onnx_unlearn::forget::{self, Aim, Change, Method, Outcome, Passes, Request, Rule, Strength};
 use onnx_unlearn::inputs::Labelled;
 use onnx_unlearn::report::html::forget::{File, Run, page};
 use onnx_unlearn::tensor::Array;
@@ -97,6 +97,8 @@ fn outcome(truth: &[usize], classes: usize, lost: &[usize], names: &[String]) ->
         changes: names.iter().enumerate().map(change).collect(),
         new: vec![],
         estimated: vec![],
+        passes: Passes::default(),
+        aim: Aim::new(&Request::new(lost.to_vec(), Method::Fixed(strength)), &labelled(&[1], truth), classes).unwrap(),
         one_by_one: None,
         head: names.last().cloned().into_iter().collect(),
         doubts: vec![],

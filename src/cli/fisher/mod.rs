@@ -1,5 +1,6 @@
 //! `fisher`: the diagonal Fisher of all weights, kept in a file.
 
+mod compare;
 mod estimate;
 mod merge;
 
@@ -19,6 +20,7 @@ pub(super) enum Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Files {
     Merge(merge::Args),
+    Compare(compare::Args),
 }
 
 impl Args {
@@ -26,6 +28,7 @@ impl Args {
         match self {
             Self::Estimate(a) => a.run(context),
             Self::Of(Files::Merge(a)) => a.run(context),
+            Self::Of(Files::Compare(a)) => a.run(context),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! `forget`: the main job.
 
+mod aim;
 mod artefacts;
 mod checks;
 mod emit;
 mod options;
 mod page;
+mod record;
 mod report;
+mod requests;
 
 use super::codes::{Made, SynthesisArgs};
 use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
@@ -18,9 +21,12 @@ use crate::forget::{self, Request, Stage};
 use crate::inputs::{self, Labelled};
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
+use aim::AimArgs;
 use artefacts::{ArtefactArgs, Finished};
 use options::{DepthName, ScopeName, StrengthArgs};
+pub(super) use record::read_pem;
 use report::{Report, Run};
+pub(super) use requests::Invocation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,8 +40,13 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// A class to forget; may be given several times.
-    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required_unless_present_any = ["classes_file", "forget_inputs"])]
     classes: Vec<usize>,
+    /// A class that was forgotten before: its inputs are left out. May be given several times.
+    #[arg(long, value_name = "CLASS", value_delimiter = ',', conflicts_with = "fisher")]
+    forgotten: Vec<usize>,
+    #[command(flatten)]
+    aim: AimArgs,
     /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
     /// folder of images per class. Without them inputs are made from the model alone.
     #[arg(long, value_name = "PATH")]
@@ -81,14 +92,29 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(mut self, context: &Context) -> Result<Status> {
+    fn run(self, context: &Context) -> Result<Status> {
+        let strict = self.strict;
+        let report = self.execute(context)?;
+        context.print(&report, || report.text())?;
+        Ok(if strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
+    }
+
+    /// Does the work; the files are written, and nothing is printed but notes.
+    fn execute(mut self, context: &Context) -> Result<Report> {
         let start = Instant::now();
+        self.classes.extend(self.aim.classes()?);
         self.classes.sort_unstable();
         self.classes.dedup();
         let method = self.strength.method(self.seed)?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
-        let read: Vec<&Path> = self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).collect();
+        let read: Vec<&Path> =
+            self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
         check_target(&target, &read)?;
+        if self.aim.forget_inputs.is_some() && !self.artefacts.targets().is_empty() {
+            return Err(Error::unsupported(
+                "what is written beside the model speaks of classes; with --forget-inputs only the model is written",
+            ));
+        }
         if !self.in_place && same_file(&self.model.model, &target) {
             return Err(Error::invalid("the output is the model itself; use --in-place to change it"));
         }
@@ -103,11 +129,21 @@ impl Args {
             classifier.model().lock()?;
         }
         classifier.check_rewritable().map_err(|e| named(e, &self.model.model))?;
-        forget::check_range(&self.classes, classifier.classes())?;
+        if self.aim.forget_inputs.is_none() {
+            forget::check_range(&self.classes, classifier.classes())?;
+        }
+        if let Some(c) = self.classes.iter().find(|c| self.forgotten.contains(c)) {
+            return Err(Error::invalid(format!(
+                "class {c} is to be forgotten, and --forgotten says that it was before"
+            )));
+        }
+        let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
         let kept = self.fisher.as_deref().map(|path| self.kept(path, &classifier)).transpose()?;
         let chosen = self.engine.open()?;
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
+        let data = self.without_forgotten(data)?;
+        let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
             depth: self.depth.into(),
@@ -116,6 +152,7 @@ impl Args {
             made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
             seed: self.seed,
             fisher: kept,
+            positions,
             ..Request::new(self.classes.clone(), method)
         };
         let fisher = context.progress("fisher", data.len());
@@ -138,11 +175,13 @@ impl Args {
             })
             .collect::<Result<Vec<_>>>()?;
         let companions = !self.artefacts.targets().is_empty();
-        let options = PatchOptions { in_place: self.in_place, companions, ..PatchOptions::default() };
+        let (edits, metadata) = self.artefacts.record.edits(model, &self.classes, classifier.classes())?;
+        let options = PatchOptions { in_place: self.in_place, companions, edits, ..PatchOptions::default() };
         let rounding = rounding(model, &changes)?;
         let staged = stage(model, &changes, &target, &options)?;
         let run = Run {
             classes: &self.classes,
+            samples,
             fisher: self.fisher.as_deref(),
             seed: self.seed,
             truth: &data.y,
@@ -154,22 +193,25 @@ impl Args {
             engine: chosen.engine.as_ref(),
             request: &request,
             inputs: self.inputs.as_deref(),
+            sources: &self.sources(),
             data: &data,
             outcome: &outcome,
             report: &report,
             staged: &staged,
+            parameters: &self.parameters(classifier.classes()),
+            keys: &keys,
+            metadata: &metadata,
             known: Default::default(),
         };
         let beside = self.artefacts.prepare(&finished)?;
         staged.commit(&beside)?;
-        report.checks = checks::of(&report, model, chosen.engine.as_ref(), &beside);
-        context.print(&report, || report.text())?;
-        Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
+        report.checks = checks::of(&report, model, chosen.engine.as_ref(), metadata.len(), &beside);
+        Ok(report)
     }
 
     /// The model, from its embedding on where inputs are to be made and it takes integers.
     fn classifier(&self) -> Result<Classifier> {
-        match &self.inputs {
+        match self.inputs.as_ref().or(self.aim.forget_inputs.as_ref()) {
             Some(path) => self.model.open_for(path, &self.scaling),
             None => {
                 let classifier = self.model.open()?;
@@ -177,6 +219,15 @@ impl Args {
                 if of_integers { classifier.from_embedding() } else { Ok(classifier) }
             }
         }
+    }
+
+    /// The labelled inputs of all classes but those that were forgotten before.
+    fn without_forgotten(&self, data: Labelled) -> Result<Labelled> {
+        if self.forgotten.is_empty() {
+            return Ok(data);
+        }
+        let kept: Vec<usize> = (0..data.len()).filter(|&i| !self.forgotten.contains(&data.y[i])).collect();
+        data.select(&kept)
     }
 
     /// The Fisher that is kept, which has to be of this model and of the same answer.
@@ -206,7 +257,7 @@ impl Args {
                 Ok((self.scaling.load(path, classifier, self.seed)?, None))
             }
             None => {
-                if let [flag, ..] = self.scaling.given()[..] {
+                if let ([flag, ..], None) = (&self.scaling.given()[..], &self.aim.forget_inputs) {
                     return Err(Error::invalid(format!("{flag} is for inputs that are read; give them with --inputs")));
                 }
                 let (made, report) = self.synthesis.make(classifier, engine, self.seed, context)?;

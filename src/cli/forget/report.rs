@@ -1,11 +1,12 @@
 //! What `forget` prints.
 
+use super::aim::Samples;
 use super::checks::Check;
 use crate::cli::codes::Made;
 use crate::cli::common::EngineReport;
 use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
-use crate::forget::{Change, Outcome};
+use crate::forget::{Aim, Change, Outcome, Passes};
 use crate::onnx::Rounding;
 use crate::report::emit::Answer;
 use crate::report::{Align, Table, format};
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct Run<'a> {
     /// Classes to forget.
     pub(super) classes: &'a [usize],
+    /// Samples to forget, in the place of classes.
+    pub(super) samples: Option<Samples>,
     /// The Fisher that was kept, if one was given.
     pub(super) fisher: Option<&'a Path>,
     /// Seed of all that is drawn.
@@ -61,10 +64,14 @@ pub(super) struct Report {
     /// Inputs that were made, where none were given.
     pub(super) made: Option<Made>,
     pub(super) classes: Vec<usize>,
+    /// Samples to forget, in the place of classes.
+    pub(super) samples: Option<Samples>,
     /// The Fisher that was kept, if one was given.
     pub(super) fisher: Option<PathBuf>,
     /// Classes whose Fisher was estimated.
     pub(super) estimated: Vec<usize>,
+    /// Samples that were run, the making of inputs aside.
+    pub(super) passes: Passes,
     pub(super) rule: &'static str,
     pub(super) strength: Vec<(&'static str, f64)>,
     pub(super) candidates: usize,
@@ -100,14 +107,16 @@ impl Report {
             engine,
             made,
             classes: run.classes.to_vec(),
+            samples: run.samples.clone(),
             fisher: run.fisher.map(Path::to_path_buf),
             estimated: o.estimated.clone(),
+            passes: o.passes,
             rule: o.strength.rule().name(),
             doubts: o.doubts.clone(),
             checks: Vec::new(),
             strength: names.iter().copied().zip(o.strength.values()).collect(),
             candidates: o.tried.len(),
-            inputs: inputs(run.classes, run.truth, &o.before, &o.after),
+            inputs: inputs(&o.aim, run.truth, &o.before, &o.after),
             head_share: o.changes.iter().filter(|c| o.head.contains(&c.name)).map(|c| c.share).sum(),
             weights_changed: o.changes.iter().filter(|c| c.changed > 0).count(),
             elements_changed: o.changes.iter().map(|c| c.changed).sum(),
@@ -139,10 +148,17 @@ impl Report {
         let classes: Vec<String> = r.classes.iter().map(usize::to_string).collect();
         let strengths: Vec<String> =
             r.strength.iter().map(|(n, v)| format!("{n} {}", format::significant(*v, 4))).collect();
+        let forget = match &r.samples {
+            None => format!("class {}", classes.join(", ")),
+            Some(s) => {
+                let (n, file) = (format::count(s.samples), s.file.display());
+                let left = format!(" ({} of them were among the inputs to retain)", format::count(s.left_out));
+                format!("{n} samples of {file}{}", if s.left_out > 0 { &left } else { "" })
+            }
+        };
         let mut out = format!(
-            "engine:   {}\nforget:   class {}\nrule:     {} with {} ({} tried, seed {})\n",
+            "engine:   {}\nforget:   {forget}\nrule:     {} with {} ({} tried, seed {})\n",
             r.engine,
-            classes.join(", "),
             r.rule,
             strengths.join(", "),
             r.candidates,
@@ -202,14 +218,14 @@ impl Report {
     }
 }
 
-fn inputs(forgotten: &[usize], truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
+fn inputs(aim: &Aim, truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
     let count = |logits: &[f64], keep: &dyn Fn(usize, usize) -> bool| {
         let answers = Answers::classes_of(logits, before.classes);
-        truth.iter().zip(answers).filter(|(y, a)| keep(**y, *a)).count()
+        answers.into_iter().enumerate().filter(|&(i, a)| keep(i, a)).count()
     };
-    let right = |y: usize, a: usize| !forgotten.contains(&y) && y == a;
-    let answered = |y: usize, a: usize| forgotten.contains(&y) && forgotten.contains(&a);
-    let forgotten_samples = truth.iter().filter(|y| forgotten.contains(y)).count();
+    let right = |i: usize, a: usize| !aim.forgets(i) && truth[i] == a;
+    let answered = |i: usize, a: usize| aim.forgets(i) && aim.answers(&truth[i]).contains(&a);
+    let forgotten_samples = (0..truth.len()).filter(|&i| aim.forgets(i)).count();
     InputReport {
         retained_samples: truth.len() - forgotten_samples,
         forgotten_samples,

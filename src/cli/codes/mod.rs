@@ -1,5 +1,8 @@
 //! `codes`: making labelled inputs that stand for classes.
 
+mod from_data;
+mod update;
+
 use super::common::{EngineArgs, EngineReport, ModelArgs, check_target};
 use super::{Context, Status};
 use crate::classifier::Classifier;
@@ -18,6 +21,8 @@ use std::time::Instant;
 pub(super) enum Command {
     New(New),
     Synthesize(Synthesize),
+    FromData(from_data::FromData),
+    Update(update::Update),
 }
 
 impl Command {
@@ -25,6 +30,8 @@ impl Command {
         match self {
             Self::New(a) => a.run(context),
             Self::Synthesize(a) => a.run(context),
+            Self::FromData(a) => a.run(context),
+            Self::Update(a) => a.run(context),
         }
     }
 }
@@ -128,6 +135,15 @@ pub(super) struct SynthesisArgs {
 }
 
 impl SynthesisArgs {
+    /// The flags by name, for records; what was not given is what is usual.
+    pub(super) fn parameters(&self) -> serde_json::Value {
+        let usual = synthesis::Options::default();
+        serde_json::json!({
+            "perClass": self.per_class.unwrap_or(usual.per_class),
+            "range": self.range,
+            "steps": self.steps.unwrap_or(usual.steps),
+        })
+    }
     /// The flags that were given.
     pub(super) fn given(&self) -> Vec<&'static str> {
         let flags = [

@@ -1,0 +1,71 @@
+//! Which of the labelled inputs are to be forgotten.
+
+use super::{Request, check_range};
+use crate::error::{Error, Result};
+use crate::inputs::Labelled;
+use std::collections::BTreeMap;
+
+/// Which labelled inputs are to be forgotten, and what would be an answer to them.
+#[derive(Clone, Debug)]
+pub struct Aim {
+    is_forgotten: Vec<bool>,
+    /// Empty where samples are to be forgotten and no class.
+    classes: Vec<usize>,
+}
+
+impl Aim {
+    /// What a request means for these inputs and a model of so many classes.
+    ///
+    /// # Errors
+    /// `Invalid` when classes and samples are both named or neither, when a class is out of range or has no input, when a
+    /// position lies past the last input, and when nothing is left to retain.
+    pub fn new(request: &Request, data: &Labelled, classes: usize) -> Result<Self> {
+        let mut is_forgotten = vec![false; data.len()];
+        if request.positions.is_empty() {
+            check_range(&request.classes, classes)?;
+            if let Some(c) = request.classes.iter().find(|c| !data.y.contains(c)) {
+                return Err(Error::invalid(format!(
+                    "no labelled input belongs to class {c}, which is to be forgotten"
+                )));
+            }
+            is_forgotten.iter_mut().zip(&data.y).for_each(|(f, y)| *f = request.classes.contains(y));
+        } else if request.classes.is_empty() {
+            for &i in &request.positions {
+                let n = data.len();
+                let past = || Error::invalid(format!("input {i} is to be forgotten, and there are {n}"));
+                *is_forgotten.get_mut(i).ok_or_else(past)? = true;
+            }
+        } else {
+            return Err(Error::invalid("either classes or samples are to be forgotten, not both at once"));
+        }
+        if is_forgotten.iter().all(|f| *f) {
+            return Err(Error::invalid(
+                "every class that has inputs would be forgotten; at least one has to be retained",
+            ));
+        }
+        Ok(Self { is_forgotten, classes: request.classes.clone() })
+    }
+    /// True when this input is to be forgotten.
+    pub fn forgets(&self, input: usize) -> bool {
+        self.is_forgotten[input]
+    }
+    /// True when samples are to be forgotten and no class.
+    pub fn is_of_samples(&self) -> bool {
+        self.classes.is_empty()
+    }
+    /// The classes that would be an answer to an input of class `y` that is to be forgotten: any class to forget, or its
+    /// own where only the sample is.
+    pub fn answers<'a>(&'a self, y: &'a usize) -> &'a [usize] {
+        if self.is_of_samples() { std::slice::from_ref(y) } else { &self.classes }
+    }
+    /// Positions of the inputs by class, of those to forget and of the others.
+    pub fn sides(&self, data: &Labelled) -> [BTreeMap<usize, Vec<usize>>; 2] {
+        [true, false].map(|side| {
+            let mut by_class = BTreeMap::<usize, Vec<usize>>::new();
+            for (i, &y) in data.y.iter().enumerate().filter(|(i, _)| self.is_forgotten[*i] == side) {
+                by_class.entry(y).or_default().push(i);
+            }
+            by_class
+        })
+    }
+}
