@@ -7,16 +7,26 @@ use crate::classifier::{Classifier, ClassifierOptions};
 use crate::fisher::Counting;
 use crate::fisher::store::Kept;
 use crate::inputs::{Expected, Options, npz};
+use crate::onnx::proto::{DataType, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto};
 use crate::onnx::{ImportOptions, Model, import, patch_to_bytes};
+use crate::record::{self, Against, names};
 use crate::tensor::{Array, DType, TensorType};
+use prost::Message;
 use std::io::Cursor;
+use std::sync::OnceLock;
 
 /// A name and what one input is given to.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] =
-    [("load", load), ("import", import_and_fold), ("patch", patch), ("npz", read_npz), ("safetensors", read_fisher)];
+pub const TARGETS: [Target; 6] = [
+    ("load", load),
+    ("import", import_and_fold),
+    ("patch", patch),
+    ("npz", read_npz),
+    ("safetensors", read_fisher),
+    ("record", read_record),
+];
 
 /// Scans and decodes a model and reads every weight.
 pub fn load(bytes: &[u8]) {
@@ -96,4 +106,58 @@ pub fn read_fisher(bytes: &[u8]) {
             assert!(means.iter().flatten().flatten().all(|v| v.is_finite() && *v >= 0.0), "a mean is no Fisher");
         }
     }
+}
+
+/// Reads a record, and class names where the bytes are text; holds the record against a model that it is not about.
+pub fn read_record(bytes: &[u8]) {
+    static MODEL: OnceLock<Vec<u8>> = OnceLock::new();
+    let bare = MODEL.get_or_init(small_model);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        read_names(bare, text);
+    }
+    let Ok(parsed) = record::parse(bytes) else { return };
+    let model = Model::from_bytes("fuzz", bare.clone()).unwrap_or_else(|e| panic!("the small model: {e}"));
+    let against = Against { model: &model, original: Some(&model), key: None };
+    let lines = record::verify(&parsed, &against).unwrap_or_else(|e| panic!("verification fails: {e}"));
+    assert!(!lines.is_empty(), "the small model has a record");
+    // with its own hash made right it says the same of the model
+    let mut statement = parsed.statement;
+    statement.predicate.signer = None;
+    let sealed = record::seal(statement.clone(), None).unwrap_or_else(|e| panic!("cannot be sealed: {e}"));
+    let again = record::parse(&sealed).unwrap_or_else(|e| panic!("does not read back: {e}"));
+    assert_eq!(again.faults, Vec::<String>::new());
+    let lines = record::verify(&again, &against).unwrap_or_else(|e| panic!("verification fails: {e}"));
+    assert!(!lines.is_empty(), "the small model has a record");
+}
+
+/// Takes class names out of metadata that are this text, under a key that is known and under one that is not.
+fn read_names(bare: &[u8], text: &str) {
+    let mut proto = ModelProto::decode(bare).unwrap_or_else(|e| panic!("the small model: {e}"));
+    let entry = |k: &str, v: &str| StringStringEntryProto { key: Some(k.to_owned()), value: Some(v.to_owned()) };
+    proto.metadata_props = vec![entry("about", text), entry("names", text), entry("labels", "['a', 'b']")];
+    let model = Model::from_bytes("fuzz", proto.encode_to_vec()).unwrap_or_else(|e| panic!("with metadata: {e}"));
+    let Ok((_, values)) = names::scrub(&model, &[1], 2) else { return };
+    for (i, value) in values {
+        assert_ne!(proto.metadata_props[i].value(), value, "nothing changed");
+        proto.metadata_props[i].value = Some(value);
+    }
+    let scrubbed = Model::from_bytes("fuzz", proto.encode_to_vec()).unwrap_or_else(|e| panic!("scrubbed: {e}"));
+    if let (Some(old), Some(new)) = (names::class_names(&model, 2).get(&1), names::class_names(&scrubbed, 2).get(&1)) {
+        assert!(old == new || new == "class_1", "'{old}' became '{new}'");
+    }
+}
+
+/// A model of one weight.
+fn small_model() -> Vec<u8> {
+    let weight = TensorProto {
+        name: Some("w".to_owned()),
+        dims: vec![2],
+        data_type: Some(DataType::Float.into()),
+        raw_data: Some(vec![0; 8].into()),
+        ..TensorProto::default()
+    };
+    let graph = GraphProto { initializer: vec![weight], ..GraphProto::default() };
+    let opset = OperatorSetIdProto { version: Some(18), ..OperatorSetIdProto::default() };
+    ModelProto { ir_version: Some(8), graph: Some(Box::new(graph)), opset_import: vec![opset], ..ModelProto::default() }
+        .encode_to_vec()
 }

@@ -19,6 +19,7 @@ pub mod interrupt;
 pub mod memory;
 pub mod onnx;
 pub mod ops;
+pub mod record;
 pub mod report;
 pub mod tensor;
 

@@ -95,6 +95,10 @@ pub(super) struct EngineArgs {
 }
 
 impl EngineArgs {
+    /// The engine that was asked for.
+    pub(super) fn name(&self) -> Option<String> {
+        self.engine.to_possible_value().map(|v| v.get_name().to_owned())
+    }
     pub(super) fn open(&self) -> Result<Chosen> {
         let choice = match self.engine {
             EngineName::Auto => Choice::Auto,
@@ -163,6 +167,16 @@ impl From<SplitName> for Split {
 }
 
 impl ScaleArgs {
+    /// The flags by name, for records.
+    pub(super) fn parameters(&self) -> serde_json::Value {
+        serde_json::json!({
+            "limit": self.limit,
+            "mean": self.mean,
+            "scale": self.scale,
+            "split": self.split.to_possible_value().map(|v| v.get_name().to_owned()),
+            "std": self.std,
+        })
+    }
     /// The flags that were given.
     pub(super) fn given(&self) -> Vec<&'static str> {
         let flags = [

@@ -8,7 +8,9 @@ mod fisher;
 mod forget;
 mod gradients;
 mod inspect;
+mod pages;
 mod plan;
+mod verify;
 
 use crate::error::{Error, Kind, Result};
 use clap::{Parser, Subcommand};
@@ -27,8 +29,7 @@ pub struct Cli {
     quiet: bool,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 a check or an audit failed, 2 wrong usage or bad input, 3 internal error.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 a check or an audit failed, 2 wrong usage or bad input, 3 internal error, 4 'verify' found a mismatch.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -37,10 +38,11 @@ enum Command {
     Codes(codes::Command),
     Gradients(gradients::Args),
     Fisher(fisher::Args),
-    Forget(Box<forget::Args>),
+    Forget(forget::Invocation),
     Evaluate(evaluate::Args),
     Audit(audit::Args),
     Plan(plan::Args),
+    Verify(verify::Args),
 }
 
 /// How a run ended.
@@ -54,6 +56,8 @@ pub enum Status {
     BadInput,
     /// A defect of this program.
     Internal,
+    /// A model and its record do not agree.
+    Mismatch,
 }
 
 impl Status {
@@ -64,6 +68,7 @@ impl Status {
             Self::CheckFailed => 1,
             Self::BadInput => 2,
             Self::Internal => 3,
+            Self::Mismatch => 4,
         }
     }
     /// How a run ends that failed with this error.
@@ -97,6 +102,7 @@ impl Cli {
             Command::Evaluate(a) => a.run(&context),
             Command::Audit(a) => a.run(&context),
             Command::Plan(a) => a.run(&context),
+            Command::Verify(a) => a.run(&context),
         };
         done.map_err(|e| {
             let device = e.kind() == Kind::Engine;

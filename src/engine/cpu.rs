@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, ValueId, passes};
 use crate::memory;
 use crate::tensor::Array;
+use std::collections::BTreeMap;
 
 /// Runs graphs with the ops' reference evaluation on ndarray.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +17,10 @@ impl Engine for Cpu {
     }
     fn describe(&self) -> String {
         format!("cpu, {} threads", rayon::current_num_threads())
+    }
+    fn device(&self) -> BTreeMap<&'static str, String> {
+        let threads = rayon::current_num_threads().to_string();
+        BTreeMap::from([("architecture", std::env::consts::ARCH.to_owned()), ("threads", threads)])
     }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         let mut graph = graph.clone();

@@ -13,6 +13,7 @@ mod words;
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::tensor::{Array, TensorType};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Elements on the host or on an engine's device. Cheap to clone.
@@ -69,6 +70,14 @@ pub trait Engine: Send + Sync {
     fn name(&self) -> &'static str;
     /// One line: the adapter or library in use.
     fn describe(&self) -> String;
+    /// What computes, for records: adapter, driver, library. Nothing in it depends on where files lie.
+    fn device(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::new()
+    }
+    /// Name and WGSL source of every shader that was compiled so far, sorted by name.
+    fn shaders(&self) -> Vec<(&'static str, &'static str)> {
+        Vec::new()
+    }
     /// Makes a graph ready to run; constants and weights are moved to the device once.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session as Runtime, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorRef};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -124,6 +125,13 @@ impl Engine for OrtEngine {
     }
     fn describe(&self) -> String {
         format!("ONNX Runtime ({}), {} threads", self.library.display(), self.threads)
+    }
+    fn device(&self) -> BTreeMap<&'static str, String> {
+        let name = self.library.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // a library that the system's loader found by its name alone cannot be read here
+        let sha256 = crate::files::sha256(&self.library).unwrap_or_default();
+        let all = [("library", name), ("librarySha256", sha256), ("threads", self.threads.to_string())];
+        all.into_iter().filter(|(_, v)| !v.is_empty()).collect()
     }
     fn opens(&self, file: &Path, bytes: u64) -> Option<Result<()>> {
         let open = || {

@@ -53,6 +53,10 @@ impl Aim {
     pub fn is_of_samples(&self) -> bool {
         self.classes.is_empty()
     }
+    /// The classes to forget; none where samples are.
+    pub fn classes(&self) -> &[usize] {
+        &self.classes
+    }
     /// The classes that would be an answer to an input of class `y` that is to be forgotten: any class to forget, or its
     /// own where only the sample is.
     pub fn answers<'a>(&'a self, y: &'a usize) -> &'a [usize] {

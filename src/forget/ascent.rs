@@ -9,6 +9,7 @@
 use super::Aim;
 use super::rewrite::Basis;
 use crate::autodiff::gradient::free_name;
+use crate::autodiff::head::head_weights;
 use crate::autodiff::{Samples, backward};
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
@@ -69,7 +70,7 @@ pub struct Ascent<'a> {
 }
 
 impl<'a> Ascent<'a> {
-    /// Prepares steps of the weights of `basis` that `moved` names.
+    /// Prepares steps of the weights of `basis` in that part.
     ///
     /// # Errors
     /// When the answer depends on none of them, an op has no derivative, or the engine fails.
@@ -77,7 +78,7 @@ impl<'a> Ascent<'a> {
         classifier: &Classifier,
         engine: &'a dyn Engine,
         basis: &Basis,
-        moved: &dyn Fn(&str) -> bool,
+        part: Part,
         data: &Labelled,
         aim: &Aim,
     ) -> Result<Self> {
@@ -85,12 +86,13 @@ impl<'a> Ascent<'a> {
         let bound = classifier.bind(inputs.len().min(MAX_BATCH))?;
         let mut g = bound.graph;
         let head = classifier.head(&g)?;
+        let last: Vec<String> = head_weights(&g, &head).into_iter().map(|id| g.label(id)).collect();
         let logits = head.rows(&mut g)?;
         let weight_ids = g.feed_weights();
         let float = g.dtype(logits);
         let seed = odds_slope(&mut g, logits, head.classes)?;
         let at = |name: &String| bound.weights.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
-        let chosen: Vec<usize> = (0..basis.names.len()).filter(|&i| moved(&basis.names[i])).collect();
+        let chosen: Vec<usize> = (0..basis.names.len()).filter(|&i| part.holds(&basis.names[i], &last)).collect();
         let ids = chosen
             .iter()
             .map(|&i| {
@@ -117,7 +119,8 @@ impl<'a> Ascent<'a> {
         g.outputs = outputs;
         crate::graph::passes::prune(&mut g);
         let slopes = engine.prepare(&g)?;
-        let scales = scales(engine, &types, f_f, f_r)?;
+        let own = if part == Part::Head { aim.classes() } else { &[] };
+        let scales = scales(engine, &types, f_f, f_r, &Rows { classes: head.classes, own })?;
         let step = step_graph(&types, float)?;
         let step = engine.prepare(&step)?;
         Ok(Self { engine, graph: g, slopes, step, weight_ids, names, types, scales, inputs, answers, float })
@@ -204,8 +207,39 @@ fn odds_slope(g: &mut Graph, logits: ValueId, classes: usize) -> Result<ValueId>
     g.push("Mul", &[slope, u], Attrs::new())
 }
 
-/// `P` of every weight.
-fn scales(engine: &dyn Engine, types: &[TensorType], f_f: Vec<Tensor>, f_r: Vec<Tensor>) -> Result<Vec<Tensor>> {
+/// Rows of the last layer.
+struct Rows<'a> {
+    /// Number of classes.
+    classes: usize,
+    /// Those that move: all where none is named.
+    own: &'a [usize],
+}
+
+impl Rows<'_> {
+    /// 1 for the elements that belong to a class that moves, of a shape that broadcasts; none where all move, or where
+    /// the shape does not tell which axis counts the classes.
+    fn mask(&self, shape: &[usize]) -> Option<Array> {
+        let mut axes = (0..shape.len()).filter(|&a| shape[a] == self.classes);
+        let (axis, None) = (axes.next()?, axes.next()) else { return None };
+        if self.own.is_empty() {
+            return None;
+        }
+        let mut extents = vec![1; shape.len()];
+        extents[axis] = self.classes;
+        let member = (0..self.classes).map(|c| f64::from(u8::from(self.own.contains(&c)))).collect();
+        Array::from_vec::<f64>(&extents, member).ok()
+    }
+}
+
+/// `P` of every weight. In the last layer only the rows of the classes to forget move, so that the order of all others
+/// stays what it is for every input.
+fn scales(
+    engine: &dyn Engine,
+    types: &[TensorType],
+    f_f: Vec<Tensor>,
+    f_r: Vec<Tensor>,
+    rows: &Rows<'_>,
+) -> Result<Vec<Tensor>> {
     let mut g = Graph::new(0);
     for (k, ty) in types.iter().enumerate() {
         let f_f = g.input(format!("f_F.{k}"), ty.clone(), Batch::None);
@@ -219,6 +253,13 @@ fn scales(engine: &dyn Engine, types: &[TensorType], f_f: Vec<Tensor>, f_r: Vec<
         let power = p.scalar_like(SELECTIVITY, f_f);
         let part = p.op("Pow", &[part, power])?;
         let scale = guarded(&mut p, part, bound)?;
+        let scale = match rows.mask(&ty.shape) {
+            Some(mask) => {
+                let mask = p.graph().constant(mask.to_float(ty.dtype));
+                p.mul(scale, mask)?
+            }
+            None => scale,
+        };
         g.outputs.push(scale);
     }
     let feeds: Vec<Tensor> = f_f.into_iter().zip(f_r).flat_map(|(a, b)| [a, b]).collect();

@@ -104,9 +104,7 @@ impl<'a> Trials<'a> {
         let i = match self.ascents.iter().position(|(p, _)| *p == part) {
             Some(i) => i,
             None => {
-                let head = self.answerer.head.clone();
-                let moved = |name: &str| part.holds(name, &head);
-                let ascent = Ascent::new(self.classifier, self.engine, &self.basis, &moved, self.data, self.aim)?;
+                let ascent = Ascent::new(self.classifier, self.engine, &self.basis, part, self.data, self.aim)?;
                 self.ascents.push((part, ascent));
                 self.ascents.len() - 1
             }

@@ -5,8 +5,8 @@ use super::run::Run;
 use super::staged::Staged;
 use super::weights::Weight;
 use crate::error::{Error, Result};
+use crate::files::hex;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 use std::path::Path;
 
 /// A file of a model.
@@ -27,15 +27,6 @@ impl FileDigest {
 /// A relative path with '/' between its names.
 fn slashed(path: &Path) -> String {
     path.iter().map(|n| n.to_string_lossy()).collect::<Vec<_>>().join("/")
-}
-
-/// Lowercase hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut out, b| {
-        // writing to a string cannot fail
-        let _ = write!(out, "{b:02x}");
-        out
-    })
 }
 
 impl Model {
@@ -75,7 +66,7 @@ impl Staged<'_> {
     /// # Errors
     /// `Io` when a file cannot be read back.
     pub fn weight_sha256(&self, weight: &Weight) -> Result<String> {
-        elements_sha256(&self.bytes(weight.data_file())?, weight)
+        elements_sha256(&self.bytes(weight.data_file())?, &self.placed(weight))
     }
 }
 

@@ -2,7 +2,9 @@
 #![deny(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing))]
 
+mod compare;
 mod digest;
+mod edit;
 mod export;
 mod external;
 mod files;
@@ -22,7 +24,9 @@ mod values;
 mod weights;
 mod wire;
 
+pub use compare::differences_outside;
 pub use digest::FileDigest;
+pub use edit::{Edit, metadata_edits};
 pub(crate) use export::narrowed;
 pub use export::{ExportOptions, export, to_bytes};
 pub use external::DataFile;

@@ -11,6 +11,7 @@
 //!   renames the model does not open here until [`recover`](super::recover) has carried out the rest.
 //! * In place, the model is locked, and files that another program replaced meanwhile are left alone.
 
+use super::edit::{Edit, edited, moved};
 use super::files;
 use super::journal;
 use super::load::{ExternalSpan, Model};
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 const CHUNK: usize = 1 << 16;
 
 /// What [`patch`] may replace.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PatchOptions {
     /// The target is the model itself. Without this, a target that is the input under any name is refused.
     pub in_place: bool,
@@ -39,6 +40,8 @@ pub struct PatchOptions {
     pub overwrite_data: bool,
     /// Other files are to appear together with the model: [`Staged::commit`] is given some.
     pub companions: bool,
+    /// Bytes of the model file that are no weights and change as well; sorted.
+    pub edits: Vec<Edit>,
 }
 
 /// What [`patch`] did.
@@ -104,7 +107,10 @@ pub fn stage<'m>(
     options: &PatchOptions,
 ) -> Result<Staged<'m>> {
     let jobs = plan(model, changes)?;
-    let touched = jobs.iter().map(|j| j.weight.data_file()).collect();
+    let mut touched: BTreeSet<_> = jobs.iter().map(|j| j.weight.data_file()).collect();
+    if !options.edits.is_empty() {
+        touched.insert(None);
+    }
     let target = target.as_ref();
     let outputs = target::outputs(model, &touched, target, options)?;
     if options.in_place {
@@ -118,9 +124,10 @@ pub fn stage<'m>(
         let here: Vec<_> =
             jobs.iter().zip(&mut report.weights).filter(|(j, _)| j.weight.data_file() == output.file).collect();
         let temp = outputs.temporary(output).map_err(|e| unwritable(&output.path, &e))?;
-        temps.push(write(model.source(output.file)?, output, temp, here)?);
+        let edits = if output.file.is_none() { &options.edits[..] } else { &[] };
+        temps.push(write(model.source(output.file)?, edits, output, temp, here)?);
     }
-    Ok(Staged::new(model, target, outputs, temps, report))
+    Ok(Staged::new(model, target, outputs, temps, report, options.edits.clone()))
 }
 
 /// The model's bytes with new values for some weights, none of which may lie in a data file.
@@ -137,10 +144,10 @@ pub fn patch_to_bytes(model: &Model, changes: &[(usize, Array)]) -> Result<(Vec<
     let mut bytes = Cursor::new(source.to_vec());
     let mut here: Vec<_> = jobs.iter().zip(&mut report.weights).collect();
     for (job, done) in &mut here {
-        done.changed = splice(&mut bytes, source, job, model.path())?;
+        done.changed = splice(&mut bytes, source, &[], job, model.path())?;
     }
     let bytes = bytes.into_inner();
-    verify(&bytes, source, &here)?;
+    verify(&bytes, source, &[], &here)?;
     Ok((bytes, report))
 }
 
@@ -241,20 +248,25 @@ fn check_external(model: &Model, jobs: &[Job<'_>]) -> Result<()> {
 /// Writes one output file under a temporary name and proves it right.
 fn write(
     source: &[u8],
+    edits: &[Edit],
     output: &Output,
     mut temp: Temporary,
     mut jobs: Vec<(&Job<'_>, &mut PatchedWeight)>,
 ) -> Result<Temporary> {
     let failed = |e| unwritable(&output.path, &e);
-    temp.file_mut().write_all(source).map_err(failed)?;
+    if edits.is_empty() {
+        temp.file_mut().write_all(source).map_err(failed)?;
+    } else {
+        temp.file_mut().write_all(&edited(source, edits)?).map_err(failed)?;
+    }
     for (job, done) in &mut jobs {
-        done.changed = splice(temp.file_mut(), source, job, &output.path)?;
+        done.changed = splice(temp.file_mut(), source, edits, job, &output.path)?;
     }
     if let Some(permissions) = &output.permissions {
         temp.file().set_permissions(permissions.clone()).map_err(failed)?;
     }
     let read_back = |e| Error::io(format!("cannot read back {}", output.path.display()), &e);
-    verify(&files::map(temp.file()).map_err(read_back)?, source, &jobs)?;
+    verify(&files::map(temp.file()).map_err(read_back)?, source, edits, &jobs)?;
     temp.file().sync_all().map_err(failed)?;
     Ok(temp)
 }
@@ -264,12 +276,13 @@ fn unwritable(path: &Path, cause: &std::io::Error) -> Error {
 }
 
 /// Writes the new elements of a weight over the old ones; counts those that differ.
-fn splice(file: &mut (impl Write + Seek), source: &[u8], job: &Job<'_>, path: &Path) -> Result<usize> {
+fn splice(file: &mut (impl Write + Seek), source: &[u8], edits: &[Edit], job: &Job<'_>, path: &Path) -> Result<usize> {
     let (mut changed, mut done, width) = (0_usize, 0_usize, job.weight.storage.width());
     for run in job.weight.runs() {
         for first in (0..run.count).step_by(CHUNK) {
             let part = run.part(first, CHUNK).and_then(|p| Some((p.count, p.span(width)?)));
-            let piece = part.and_then(|(n, span)| Some((n, span.start, source.get(span)?)));
+            let to = moved(*run, edits).part(first, CHUNK).map(|p| p.start);
+            let piece = part.and_then(|(n, span)| Some((n, to?, source.get(span)?)));
             let (n, at, old) = piece.ok_or_else(|| Error::internal("a weight leaves its file"))?;
             let mut bytes = old.to_vec();
             let more = encode(&mut bytes, run.step, job, done).map_err(|e| e.at(format!("'{}'", job.weight.name)))?;
@@ -361,11 +374,18 @@ fn replace<const N: usize, V: Real>(
 }
 
 /// Compares what was written with its source: as many elements differ as were changed, and nothing else.
-fn verify(written: &[u8], source: &[u8], jobs: &[(&Job<'_>, &mut PatchedWeight)]) -> Result<()> {
-    let mut runs: Vec<(&Run, usize)> = Vec::new();
+fn verify(written: &[u8], source: &[u8], edits: &[Edit], jobs: &[(&Job<'_>, &mut PatchedWeight)]) -> Result<()> {
+    let mut runs: Vec<(Run, usize)> = Vec::new();
     for (job, _) in jobs {
-        runs.extend(job.weight.runs().iter().map(|r| (r, job.weight.storage.width())));
+        runs.extend(job.weight.runs().iter().map(|r| (moved(*r, edits), job.weight.storage.width())));
     }
+    let changed;
+    let source = if edits.is_empty() {
+        source
+    } else {
+        changed = edited(source, edits)?;
+        &changed[..]
+    };
     runs.sort_by_key(|(r, _)| r.start);
     let expected: usize = jobs.iter().map(|(_, done)| done.changed).sum();
     match differing(source, written, &runs) {
@@ -376,7 +396,7 @@ fn verify(written: &[u8], source: &[u8], jobs: &[(&Job<'_>, &mut PatchedWeight)]
 }
 
 /// Number of elements that differ in the runs, which are sorted; `None` when anything else differs.
-fn differing(old: &[u8], new: &[u8], runs: &[(&Run, usize)]) -> Option<usize> {
+fn differing(old: &[u8], new: &[u8], runs: &[(Run, usize)]) -> Option<usize> {
     let (mut at, mut n) = (0_usize, 0_usize);
     for (run, width) in runs {
         let span = run.span(*width)?;

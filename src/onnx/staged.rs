@@ -1,11 +1,14 @@
 //! A model that is written and does not have its name yet, so that what tells of it can be written before both appear.
 
+use super::edit::{Edit, moved};
 use super::files;
 use super::load::Model;
 use super::patch::PatchReport;
 use super::target::Outputs;
+use super::weights::{self, Place, Weight};
 use crate::error::{Error, Result};
 use crate::files::{Part, Temporary};
+use crate::tensor::Array;
 use bytes::Bytes;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,6 +40,7 @@ pub struct Staged<'m> {
     outputs: Outputs,
     temps: Vec<Temporary>,
     report: PatchReport,
+    edits: Vec<Edit>,
 }
 
 impl<'m> Staged<'m> {
@@ -46,8 +50,9 @@ impl<'m> Staged<'m> {
         outputs: Outputs,
         temps: Vec<Temporary>,
         report: PatchReport,
+        edits: Vec<Edit>,
     ) -> Self {
-        Self { model, target: target.to_path_buf(), outputs, temps, report }
+        Self { model, target: target.to_path_buf(), outputs, temps, report, edits }
     }
     /// The model as it was.
     pub fn model(&self) -> &'m Model {
@@ -78,6 +83,21 @@ impl<'m> Staged<'m> {
             }
         }
     }
+    /// A weight of the old model as it lies in the new files.
+    pub(super) fn placed(&self, weight: &Weight) -> Weight {
+        let mut weight = weight.clone();
+        if let Place::Model(runs) = &mut weight.place {
+            runs.iter_mut().for_each(|r| *r = moved(*r, &self.edits));
+        }
+        weight
+    }
+    /// The new elements of a weight of the old model, as [`Model::read`] gives the old ones.
+    ///
+    /// # Errors
+    /// `Io` when a file cannot be read back.
+    pub fn read(&self, weight: &Weight) -> Result<Array> {
+        weights::read(&self.bytes(weight.data_file())?, &self.placed(weight)).map_err(|e| e.at(weight.name()))
+    }
     /// Gives the files their names, together with their companions: all of them or none.
     ///
     /// Companions below the target's directory are part of the journal that decides the change. Those elsewhere get their
@@ -87,7 +107,7 @@ impl<'m> Staged<'m> {
     /// `Invalid` for a companion in the place of another file of the model, `Io` when the system refuses. After an error
     /// every file is as it was; should a rename fail after another, the journal stands.
     pub fn commit(self, companions: &[Companion]) -> Result<PatchReport> {
-        let Self { model, target, outputs, temps, mut report } = self;
+        let Self { model, target, outputs, temps, mut report, edits: _ } = self;
         report.files = outputs.commit(temps, model, &target, companions)?;
         Ok(report)
     }

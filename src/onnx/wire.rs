@@ -50,6 +50,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Offset of the next field.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
     /// True when all of the range is read.
     pub(super) fn is_done(&self) -> bool {
         self.at >= self.bytes.len()

@@ -7,7 +7,7 @@ use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights};
 use onnx_unlearn::engine::choose::{Choice, choose};
 use onnx_unlearn::fisher::estimate_equalised;
 use onnx_unlearn::forget::answers::{Answerer, Answers};
-use onnx_unlearn::forget::ascent::Ascent;
+use onnx_unlearn::forget::ascent::{Ascent, Part};
 use onnx_unlearn::forget::rewrite::Basis;
 use onnx_unlearn::forget::{Aim, Method, Request};
 use onnx_unlearn::inputs::{self, Labelled};
@@ -35,7 +35,6 @@ fn main() -> Result<()> {
     let test = inputs::load(Path::new(test), &c.expected(), &options)?;
     let old = Weights::upload(&*engine, &c.bind(1)?)?;
     let mut answerer = Answerer::new(&c, &*engine, 250, false)?;
-    let head = answerer.head.clone();
     let steps: usize = steps.parse().unwrap_or(16);
     for group in classes.split(',') {
         let forgotten: Vec<usize> = group.split('+').filter_map(|c| c.parse().ok()).collect();
@@ -45,8 +44,7 @@ fn main() -> Result<()> {
         let (f_f, f_r) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let basis = Basis { names: fisher.names.clone(), f_f, f_r };
         let aim = Aim::new(&Request::new(forgotten.clone(), Method::Search(Vec::new())), &data, c.classes())?;
-        let body = |name: &str| !head.iter().any(|h| h == name);
-        let mut ascent = Ascent::new(&c, &*engine, &basis, &body, &data, &aim)?;
+        let mut ascent = Ascent::new(&c, &*engine, &basis, Part::Body, &data, &aim)?;
         let blends = blends(&data, &forgotten)?;
         let between = between(&data, &forgotten)?;
         let dim = dim(&data, &forgotten)?;

@@ -66,6 +66,8 @@ impl Scene {
         room.write("m.onnx", m.encode_to_vec());
         // the output of an earlier run, which is replaced
         room.write("out.onnx", "the output of an earlier run");
+        room.write("r.json", "the record of an earlier run");
+        room.write("records/r.json", "the record of an earlier run");
         Self::new(room, models::forget("m.onnx", args), files, target)
     }
     fn external(args: &[&'static str], files: &'static [&'static str], target: &str) -> Self {
@@ -176,6 +178,35 @@ fn killed_at_200_moments() {
         assert!(tally.original > 0 && tally.complete > 0, "{:?}: {tally:?}", scene.args);
     }
     assert_eq!(scenes.iter().map(|s| s.1).sum::<usize>(), 200);
+}
+
+/// A record beside the model appears with it; one in another folder may be there before it, and never after it.
+#[test]
+fn killed_while_a_record_is_written() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for args in [["--in-place", "--record", "r.json"], ["-o=out.onnx", "--record", "r.json"]] {
+        let target = if args[0] == "--in-place" { "m.onnx" } else { "out.onnx" };
+        let scene = Scene::inline(&args, &["m.onnx", "out.onnx", "r.json"], target);
+        let tally = kill(&scene, 10, &mut rng);
+        println!("{args:?}: {tally:?}");
+    }
+    let elsewhere = ["--in-place", "--record", "records/r.json"];
+    let scene = Scene::inline(&elsewhere, &["m.onnx", "records/r.json"], "m.onnx");
+    for _ in 0..10 {
+        scene.reset();
+        let (_, case) = scene.stop(libc::SIGKILL, &mut rng);
+        recover(&scene.target).unwrap();
+        let (state, model) = (scene.state(), "m.onnx");
+        let recorded = state["records/r.json"] == scene.complete["records/r.json"];
+        let changed = state[model] == scene.complete[model];
+        assert!(recorded || state["records/r.json"] == scene.original["records/r.json"], "{case}: part of a record");
+        assert!(changed || state[model] == scene.original[model], "{case}: part of a model");
+        assert!(recorded || !changed, "{case}: a model without its record");
+        scene.reset();
+        scene.let_be(&case);
+        assert!(scene.state() == scene.complete, "{case}");
+        assert_eq!(scene.left_over(), Vec::<PathBuf>::new(), "{case}: the next run left something");
+    }
 }
 
 /// Ctrl-C, and the signal by which systems ask programs to end, leave nothing: no next run is needed.

@@ -12,6 +12,7 @@ mod graphs;
 mod killed;
 mod models;
 mod properties;
+mod records;
 mod tensors;
 mod writing;
 

@@ -6,6 +6,7 @@ use onnx_unlearn::fuzz::{TARGETS, Target};
 use onnx_unlearn::inputs::npz::write;
 use onnx_unlearn::onnx::{ExportOptions, to_bytes};
 use onnx_unlearn::ops;
+use onnx_unlearn::record::{Secret, seal};
 use onnx_unlearn::tensor::{Array, DType};
 use prost::Message;
 use rand::{RngExt, SeedableRng};
@@ -112,6 +113,15 @@ fn fishers() -> Vec<Vec<u8>> {
     vec![of(&["f"]), of(&["f", "--shard", "0/2"]), of(&["f", "--shard", "1/2", "--layers", "b1"])]
 }
 
+/// A record of the model that the target holds it against, bare and signed, and lists of class names.
+fn records() -> Vec<Vec<u8>> {
+    let bare = super::records::statement();
+    let key = Secret::from_pem(super::records::SECRET).unwrap();
+    let names = ["{0: 'cat', 1: 'dog'}", r#"{"cat": 0, "d\u006fg": 1}"#, "['cat', 'dog']", "cat,dog", "cat\ndog\n"];
+    let texts = names.into_iter().map(|n| n.as_bytes().to_vec());
+    [seal(bare.clone(), None).unwrap(), seal(bare, Some(&key)).unwrap()].into_iter().chain(texts).collect()
+}
+
 /// A few random changes, as fuzzers make them.
 fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], rng: &mut ChaCha8Rng) {
     const ODD: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x08, 0x0a, 0x12];
@@ -189,11 +199,17 @@ fn safetensors() {
     property("safetensors");
 }
 
+#[test]
+fn record() {
+    property("record");
+}
+
 /// What the targets of a name start from.
 fn seeds_of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "npz" => codes(),
         "safetensors" => fishers(),
+        "record" => records(),
         _ => seeds(),
     }
 }

@@ -135,6 +135,15 @@ pub(super) struct SynthesisArgs {
 }
 
 impl SynthesisArgs {
+    /// The flags by name, for records; what was not given is what is usual.
+    pub(super) fn parameters(&self) -> serde_json::Value {
+        let usual = synthesis::Options::default();
+        serde_json::json!({
+            "perClass": self.per_class.unwrap_or(usual.per_class),
+            "range": self.range,
+            "steps": self.steps.unwrap_or(usual.steps),
+        })
+    }
     /// The flags that were given.
     pub(super) fn given(&self) -> Vec<&'static str> {
         let flags = [

@@ -6,20 +6,27 @@
 
 use super::emit::Emit;
 use super::page;
+use super::record::{Keys, RecordArgs};
 use super::report::Report;
 use crate::classifier::Classifier;
 use crate::cli::common::{check_target, same_file};
+use crate::cli::pages;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forget::{Outcome, Request};
 use crate::inputs::Labelled;
 use crate::onnx::{Companion, FileDigest, Staged};
+use crate::record::Role;
+use serde_json::{Map, Value};
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which files are written beside the model.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ArtefactArgs {
+    #[command(flatten)]
+    pub(super) record: RecordArgs,
     /// A report as one HTML page: verdict, doubts, classes, change, search, inputs as pictures, hashes.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
@@ -32,7 +39,12 @@ pub(super) struct ArtefactArgs {
 impl ArtefactArgs {
     /// Where artefacts go, in the order in which they were asked for.
     pub(super) fn targets(&self) -> Vec<PathBuf> {
-        self.report.iter().cloned().chain(self.emit.iter().map(|e| e.path.clone())).collect()
+        let record = self.record.record.iter().cloned();
+        record.chain(self.report.iter().cloned()).chain(self.emit.iter().map(|e| e.path.clone())).collect()
+    }
+    /// What is read beside the model and the inputs.
+    fn read(&self) -> impl Iterator<Item = &Path> {
+        [&self.record.sign_key, &self.record.hmac_key].into_iter().flatten().map(PathBuf::as_path)
     }
     /// Checks, before any work is done, that every artefact can be written and replaces nothing that is read or written
     /// otherwise.
@@ -41,7 +53,8 @@ impl ArtefactArgs {
     /// `Invalid`, naming the file.
     pub(super) fn check(&self, model: &Path, target: &Path, inputs: &[&Path]) -> Result<()> {
         let targets = self.targets();
-        let read = [&[model, target], inputs].concat();
+        let own: Vec<&Path> = self.read().collect();
+        let read = [&[model, target], inputs, &own].concat();
         for (i, path) in targets.iter().enumerate() {
             check_target(path, &read)?;
             if targets.iter().take(i).any(|other| same_file(other, path)) {
@@ -55,7 +68,7 @@ impl ArtefactArgs {
     /// # Errors
     /// Whatever keeps one from being made.
     pub(super) fn prepare(&self, run: &Finished<'_>) -> Result<Vec<Companion>> {
-        let mut all = Vec::new();
+        let mut all: Vec<Companion> = self.record.prepare(run)?.into_iter().collect();
         if let Some(path) = &self.report {
             all.push(Companion { path: path.clone(), bytes: page::html(run)?.into_bytes() });
         }
@@ -67,7 +80,6 @@ impl ArtefactArgs {
 }
 
 /// All that is known of a run that is done, but for the names of its files.
-#[allow(dead_code, reason = "artefacts read it")]
 pub(super) struct Finished<'a> {
     /// The model as it was.
     pub(super) classifier: &'a Classifier,
@@ -77,6 +89,8 @@ pub(super) struct Finished<'a> {
     pub(super) request: &'a Request,
     /// Where the labelled inputs were read, if they were.
     pub(super) inputs: Option<&'a Path>,
+    /// Every file and folder that was read beside the model.
+    pub(super) sources: &'a [(&'a Path, Role)],
     /// The labelled inputs, read or made.
     pub(super) data: &'a Labelled,
     /// What was found.
@@ -85,18 +99,22 @@ pub(super) struct Finished<'a> {
     pub(super) report: &'a Report,
     /// The new model under its temporary name.
     pub(super) staged: &'a Staged<'a>,
+    /// What was asked for, by name, without where files lie.
+    pub(super) parameters: &'a Map<String, Value>,
+    /// Keys for the record.
+    pub(super) keys: &'a Keys,
+    /// New values of entries of `metadata_props`, by their index.
+    pub(super) metadata: &'a BTreeMap<usize, String>,
     /// Filled by [`Finished::digests`].
     pub(super) known: OnceCell<Digests>,
 }
 
 /// Hashes of the files of a model before and after.
-#[allow(dead_code, reason = "artefacts read it")]
 pub(super) struct Digests {
     pub(super) before: Vec<FileDigest>,
     pub(super) after: Vec<FileDigest>,
 }
 
-#[allow(dead_code, reason = "artefacts call it")]
 impl Finished<'_> {
     /// Hashes of the original's files and of the new ones, the model first; computed once, when they are asked for.
     ///
@@ -111,7 +129,6 @@ impl Finished<'_> {
     }
     /// The command that was typed, word by word, with the program's name and not its path in front.
     pub(super) fn command(&self) -> Vec<String> {
-        let words = std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned());
-        std::iter::once(env!("CARGO_PKG_NAME").to_owned()).chain(words).collect()
+        pages::command()
     }
 }

@@ -25,13 +25,20 @@ impl fmt::Display for Check {
     }
 }
 
-/// The list for a model that has its name.
-pub(super) fn of(report: &Report, model: &Model, engine: &dyn Engine, beside: &[Companion]) -> Vec<Check> {
+/// The list for a model that has its name, and in which so many entries of the metadata changed.
+pub(super) fn of(
+    report: &Report,
+    model: &Model,
+    engine: &dyn Engine,
+    entries: usize,
+    beside: &[Companion],
+) -> Vec<Check> {
     let is = |passed: bool, what: String| Check { passed: Some(passed), what };
     let i = &report.inputs;
     // writing has compared both files byte by byte, and would have failed otherwise
-    let mut all =
-        vec![is(true, "nothing but elements of weights differs from the original, compared byte by byte".to_owned())];
+    let scrubbed = if entries > 0 { format!(" and {entries} values of metadata_props") } else { String::new() };
+    let differs = format!("nothing but elements of weights{scrubbed} differs from the original, compared byte by byte");
+    let mut all = vec![is(true, differs)];
     all.push(opens(report, model, engine));
     let answered = i.forgotten_answered_after;
     all.push(is(answered == 0, format!("{answered} of {} forgotten inputs are still answered", i.forgotten_samples)));

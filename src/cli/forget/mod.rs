@@ -6,7 +6,9 @@ mod checks;
 mod emit;
 mod options;
 mod page;
+mod record;
 mod report;
+mod requests;
 
 use super::codes::{Made, SynthesisArgs};
 use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
@@ -22,7 +24,9 @@ use crate::tensor::Array;
 use aim::AimArgs;
 use artefacts::{ArtefactArgs, Finished};
 use options::{DepthName, ScopeName, StrengthArgs};
+pub(super) use record::read_pem;
 use report::{Report, Run};
+pub(super) use requests::Invocation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +42,9 @@ pub(super) struct Args {
     /// A class to forget; may be given several times.
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required_unless_present_any = ["classes_file", "forget_inputs"])]
     classes: Vec<usize>,
+    /// A class that was forgotten before: its inputs are left out. May be given several times.
+    #[arg(long, value_name = "CLASS", value_delimiter = ',', conflicts_with = "fisher")]
+    forgotten: Vec<usize>,
     #[command(flatten)]
     aim: AimArgs,
     /// Labelled inputs: an .npz with x and y (codes, or real samples), a folder with IDX files, or a folder with one
@@ -85,12 +92,21 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(mut self, context: &Context) -> Result<Status> {
+    fn run(self, context: &Context) -> Result<Status> {
+        let strict = self.strict;
+        let report = self.execute(context)?;
+        context.print(&report, || report.text())?;
+        Ok(if strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
+    }
+
+    /// Does the work; the files are written, and nothing is printed but notes.
+    fn execute(mut self, context: &Context) -> Result<Report> {
         let start = Instant::now();
         self.classes.extend(self.aim.classes()?);
         self.classes.sort_unstable();
         self.classes.dedup();
-        let method = self.strength.method(self.seed, self.inputs.is_none())?;
+        let is_made = self.inputs.as_deref().map_or(Ok(true), |p| inputs::are_made(p).map_err(|e| named(e, p)))?;
+        let method = self.strength.method(self.seed, is_made)?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
         let read: Vec<&Path> =
             self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
@@ -117,17 +133,24 @@ impl Args {
         if self.aim.forget_inputs.is_none() {
             forget::check_range(&self.classes, classifier.classes())?;
         }
+        if let Some(c) = self.classes.iter().find(|c| self.forgotten.contains(c)) {
+            return Err(Error::invalid(format!(
+                "class {c} is to be forgotten, and --forgotten says that it was before"
+            )));
+        }
+        let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
         let kept = self.fisher.as_deref().map(|path| self.kept(path, &classifier)).transpose()?;
         let chosen = self.engine.open()?;
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
+        let data = self.without_forgotten(data)?;
         let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
             depth: self.depth.into(),
             scope: self.scope.into(),
             protect: self.protect.clone(),
-            made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
+            made: is_made,
             seed: self.seed,
             fisher: kept,
             positions,
@@ -153,7 +176,8 @@ impl Args {
             })
             .collect::<Result<Vec<_>>>()?;
         let companions = !self.artefacts.targets().is_empty();
-        let options = PatchOptions { in_place: self.in_place, companions, ..PatchOptions::default() };
+        let (edits, metadata) = self.artefacts.record.edits(model, &self.classes, classifier.classes())?;
+        let options = PatchOptions { in_place: self.in_place, companions, edits, ..PatchOptions::default() };
         let rounding = rounding(model, &changes)?;
         let staged = stage(model, &changes, &target, &options)?;
         let run = Run {
@@ -170,17 +194,20 @@ impl Args {
             engine: chosen.engine.as_ref(),
             request: &request,
             inputs: self.inputs.as_deref(),
+            sources: &self.sources(),
             data: &data,
             outcome: &outcome,
             report: &report,
             staged: &staged,
+            parameters: &self.parameters(classifier.classes()),
+            keys: &keys,
+            metadata: &metadata,
             known: Default::default(),
         };
         let beside = self.artefacts.prepare(&finished)?;
         staged.commit(&beside)?;
-        report.checks = checks::of(&report, model, chosen.engine.as_ref(), &beside);
-        context.print(&report, || report.text())?;
-        Ok(if self.strict && !report.doubts.is_empty() { Status::CheckFailed } else { Status::Done })
+        report.checks = checks::of(&report, model, chosen.engine.as_ref(), metadata.len(), &beside);
+        Ok(report)
     }
 
     /// The model, from its embedding on where inputs are to be made and it takes integers.
@@ -193,6 +220,15 @@ impl Args {
                 if of_integers { classifier.from_embedding() } else { Ok(classifier) }
             }
         }
+    }
+
+    /// The labelled inputs of all classes but those that were forgotten before.
+    fn without_forgotten(&self, data: Labelled) -> Result<Labelled> {
+        if self.forgotten.is_empty() {
+            return Ok(data);
+        }
+        let kept: Vec<usize> = (0..data.len()).filter(|&i| !self.forgotten.contains(&data.y[i])).collect();
+        data.select(&kept)
     }
 
     /// The Fisher that is kept, which has to be of this model and of the same answer.

@@ -91,6 +91,20 @@ pub(super) struct StrengthArgs {
 }
 
 impl StrengthArgs {
+    /// The flags by name, for records.
+    pub(super) fn parameters(&self) -> serde_json::Value {
+        serde_json::json!({
+            "alpha": self.alpha,
+            "body_steps": self.body_steps,
+            "head_steps": self.head_steps,
+            "lambda": self.lambda,
+            "lambda1": self.lambda1,
+            "lambda2": self.lambda2,
+            "rule": self.rule.to_possible_value().map(|v| v.get_name().to_owned()),
+            "sigma": self.sigma,
+        })
+    }
+
     /// How strength is found, as the flags say; `seed` decides the noise of the rule that adds some. What the best rule is
     /// depends on whether inputs are `made` from the model.
     ///

@@ -2,6 +2,7 @@
 
 use super::Options;
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 use wgpu::{Adapter, AdapterInfo, Backend, Backends, DeviceType, Instance, InstanceDescriptor, InstanceFlags};
 
 /// The variable that names an adapter, software included.
@@ -11,24 +12,44 @@ const BACKEND: &str = "WGPU_BACKEND";
 
 /// One line about an adapter.
 pub(super) fn describe(info: &AdapterInfo) -> String {
-    let backend = match info.backend {
+    let driver = [info.driver.trim(), info.driver_info.trim()].map(str::to_owned).join(" ");
+    let driver = if driver.trim().is_empty() { String::new() } else { format!(", {}", driver.trim()) };
+    format!("{} ({}, {}{driver})", info.name.trim(), kind(info), backend(info))
+}
+
+/// The same by name, for records.
+pub(super) fn facts(info: &AdapterInfo) -> BTreeMap<&'static str, String> {
+    let all = [
+        ("adapter", info.name.trim().to_owned()),
+        ("backend", backend(info).to_owned()),
+        ("deviceId", format!("{:#06x}", info.device)),
+        ("driver", info.driver.trim().to_owned()),
+        ("driverVersion", info.driver_info.trim().to_owned()),
+        ("kind", kind(info).to_owned()),
+        ("vendorId", format!("{:#06x}", info.vendor)),
+    ];
+    all.into_iter().filter(|(_, v)| !v.is_empty()).collect()
+}
+
+fn backend(info: &AdapterInfo) -> &'static str {
+    match info.backend {
         Backend::Vulkan => "Vulkan",
         Backend::Metal => "Metal",
         Backend::Dx12 => "DX12",
         Backend::Gl => "OpenGL",
         Backend::BrowserWebGpu => "WebGPU",
         Backend::Noop => "no-op",
-    };
-    let kind = match info.device_type {
+    }
+}
+
+fn kind(info: &AdapterInfo) -> &'static str {
+    match info.device_type {
         DeviceType::DiscreteGpu => "discrete GPU",
         DeviceType::IntegratedGpu => "integrated GPU",
         DeviceType::VirtualGpu => "virtual GPU",
         DeviceType::Cpu => "software",
         DeviceType::Other => "GPU of unknown kind",
-    };
-    let driver = [info.driver.trim(), info.driver_info.trim()].map(str::to_owned).join(" ");
-    let driver = if driver.trim().is_empty() { String::new() } else { format!(", {}", driver.trim()) };
-    format!("{} ({kind}, {backend}{driver})", info.name.trim())
+    }
 }
 
 /// The adapters that `options` allow, best first: hardware before software, then discrete, integrated,

@@ -29,7 +29,8 @@ pub(super) struct Gpu {
     pub limits: Limits,
     /// What went wrong outside of any call that could have said so; the device is given up then.
     trouble: Arc<Mutex<Option<String>>>,
-    modules: Mutex<HashMap<&'static str, ShaderModule>>,
+    /// Modules and their sources by name.
+    modules: Mutex<HashMap<&'static str, (ShaderModule, &'static str)>>,
     pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
     /// Buffers nobody uses, by size.
     pub(super) free: Mutex<super::pool::Free>,
@@ -188,13 +189,20 @@ impl Gpu {
     }
 
     fn module(&self, shader: Shader) -> Result<ShaderModule> {
-        if let Some(m) = lock(&self.modules).get(shader.name) {
+        if let Some((m, _)) = lock(&self.modules).get(shader.name) {
             return Ok(m.clone());
         }
         let descriptor =
             ShaderModuleDescriptor { label: Some(shader.name), source: ShaderSource::Wgsl(shader.source.into()) };
         let made = self.guarded(|| Ok(self.device.create_shader_module(descriptor)))?;
-        Ok(lock(&self.modules).entry(shader.name).or_insert(made).clone())
+        Ok(lock(&self.modules).entry(shader.name).or_insert((made, shader.source)).0.clone())
+    }
+
+    /// Name and source of every shader that was compiled, sorted by name.
+    pub(super) fn shaders(&self) -> Vec<(&'static str, &'static str)> {
+        let mut all: Vec<_> = lock(&self.modules).iter().map(|(name, (_, source))| (*name, *source)).collect();
+        all.sort_unstable();
+        all
     }
 
     fn compile(&self, step: &Step, module: &ShaderModule, written: &[bool]) -> Pipeline {

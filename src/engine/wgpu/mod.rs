@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::graph::Graph;
 use crate::tensor::Array;
 use device::Gpu;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Which adapter to use.
@@ -55,6 +56,12 @@ impl Engine for WgpuEngine {
     }
     fn describe(&self) -> String {
         adapter::describe(&self.gpu.info)
+    }
+    fn device(&self) -> BTreeMap<&'static str, String> {
+        adapter::facts(&self.gpu.info)
+    }
+    fn shaders(&self) -> Vec<(&'static str, &'static str)> {
+        self.gpu.shaders()
     }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         Ok(Box::new(session::GpuSession::new(self.gpu.clone(), graph)?))

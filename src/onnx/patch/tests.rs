@@ -291,19 +291,19 @@ fn verification_sees_a_stray_byte() {
     let mut done = PatchedWeight { index: 2, name: String::new(), elements: 2, changed: 2, bytes: 8 };
     let mut temp = tempfile::NamedTempFile::new().unwrap();
     temp.write_all(&source).unwrap();
-    splice(&mut temp, &source, &job, &case.model).unwrap();
-    verify(&files::map(temp.as_file()).unwrap(), &source, &[(&job, &mut done)]).unwrap();
+    splice(&mut temp, &source, &[], &job, &case.model).unwrap();
+    verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).unwrap();
     done.changed = 1;
-    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[(&job, &mut done)]).is_err());
+    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).is_err());
     done.changed = 2;
     temp.seek(SeekFrom::Start(3)).unwrap();
     temp.write_all(&[source[3] ^ 1]).unwrap();
-    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[(&job, &mut done)]).is_err());
+    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).is_err());
     temp.seek(SeekFrom::Start(3)).unwrap();
     temp.write_all(&[source[3]]).unwrap();
     temp.seek(SeekFrom::End(0)).unwrap();
     temp.write_all(&[0]).unwrap();
-    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[(&job, &mut done)]).is_err());
+    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).is_err());
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn a_change_between_strided_elements_is_seen() {
         let mut new = old.clone();
         new[i] ^= 1;
         let inside = (2..16).contains(&i) && (i - 2) % 5 < 4;
-        assert_eq!(differing(&old, &new, &[(&run, 4)]), inside.then_some(1), "byte {i}");
+        assert_eq!(differing(&old, &new, &[(run, 4)]), inside.then_some(1), "byte {i}");
     }
-    assert_eq!(differing(&old, &old[..17], &[(&run, 4)]), None);
+    assert_eq!(differing(&old, &old[..17], &[(run, 4)]), None);
 }
