@@ -24,7 +24,10 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model
 
-from onnx_unlearn import CheckFailed, Forgotten, OnnxUnlearnError, forget
+from onnx_unlearn import CheckFailed, Forgotten, OnnxUnlearnError, forget, verify
+
+# where a run keeps the record
+FOLDER, RECORD = "onnx-unlearn", "record.json"
 
 
 def forget_version(
@@ -45,7 +48,17 @@ def forget_version(
         file = onnx_file(original)
         changed = Path(folder, "changed", file.relative_to(original))
         changed.parent.mkdir(parents=True)
-        done = forget(file, classes, output=changed, inputs=inputs, strict=True, arguments=arguments)
+        record = Path(folder, RECORD)
+        done = forget(
+            file,
+            classes,
+            output=changed,
+            inputs=inputs,
+            strict=True,
+            record=record,
+            request_id=request_id,
+            arguments=arguments,
+        )
         tags = {
             "onnx_unlearn.classes": ",".join(map(str, done.classes)),
             "onnx_unlearn.rule": done.rule,
@@ -55,8 +68,13 @@ def forget_version(
             "onnx_unlearn.source_sha256": json.dumps(digests(file.parent, like=changed.parent)),
             "onnx_unlearn.sha256": json.dumps(digests(changed.parent, like=changed.parent)),
         }
-        run_id = store_run(source, done, tags)
+        run_id = store_run(source, done, tags, record)
         model_id = store_model(original, Path(folder, "changed"), run_id, tags)
+        # what the store gives back, not what was sent there
+        stored = Path(mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=f"{folder}/stored"))
+        kept = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{FOLDER}/{RECORD}", dst_path=f"{folder}/record")
+        verify(onnx_file(stored), kept, original=file)
+    tags["onnx_unlearn.record"] = f"runs:/{run_id}/{FOLDER}/{RECORD}"
     return mlflow.register_model(f"models:/{model_id}", name, tags=tags)
 
 
@@ -74,8 +92,8 @@ def digests(folder: Path, like: Path) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
-def store_run(source: ModelVersion, done: Forgotten, tags: dict[str, str]) -> str:
-    """A run beside the one that made the original, with the measures and the report."""
+def store_run(source: ModelVersion, done: Forgotten, tags: dict[str, str], record: Path) -> str:
+    """A run beside the one that made the original, with the measures and the record."""
     experiment = mlflow.get_run(source.run_id).info.experiment_id if source.run_id else None
     with mlflow.start_run(experiment_id=experiment, run_name=f"forget {tags['onnx_unlearn.classes']}", tags=tags) as run:
         mlflow.log_metrics(
@@ -86,7 +104,7 @@ def store_run(source: ModelVersion, done: Forgotten, tags: dict[str, str]) -> st
                 "head_share": done.head_share,
             }
         )
-        mlflow.log_dict(dict(done.report), "onnx-unlearn/report.json")
+        mlflow.log_artifact(str(record), FOLDER)
         return str(run.info.run_id)
 
 

@@ -4,10 +4,10 @@
 >>> forget("model.onnx", [7], output="forgotten.onnx", inputs="codes.npz").elements_changed
 """
 
-from ._errors import BadInput, CheckFailed, InternalError, OnnxUnlearnError
-from ._functions import evaluate, forget, inspect
+from ._errors import BadInput, CheckFailed, InternalError, Mismatch, OnnxUnlearnError
+from ._functions import evaluate, forget, inspect, verify
 from ._process import binary, run
-from ._results import Answers, Change, ClassAccuracy, Evaluation, Forgotten, Inspection
+from ._results import Answers, Change, ClassAccuracy, Evaluation, Forgotten, Inspection, Verification
 
 __all__ = [
     "Answers",
@@ -19,10 +19,13 @@ __all__ = [
     "Forgotten",
     "Inspection",
     "InternalError",
+    "Mismatch",
     "OnnxUnlearnError",
+    "Verification",
     "binary",
     "evaluate",
     "forget",
     "inspect",
     "run",
+    "verify",
 ]

@@ -29,4 +29,16 @@ class InternalError(OnnxUnlearnError, RuntimeError):
     """Exit code 3: an engine failed, or a defect. Also raised where a signal ended the command."""
 
 
-BY_EXIT_CODE: Mapping[int, type[OnnxUnlearnError]] = {1: CheckFailed, 2: BadInput, 3: InternalError}
+class Mismatch(OnnxUnlearnError):
+    """Exit code 4: the model is not what its record says, or the record is not the one that was written."""
+
+    @property
+    def mismatches(self) -> tuple[str, ...]:
+        """Every difference that was found."""
+        return tuple((self.report or {}).get("mismatches", ()))
+
+    def __str__(self) -> str:
+        return "; ".join(self.mismatches) or super().__str__()
+
+
+BY_EXIT_CODE: Mapping[int, type[OnnxUnlearnError]] = {1: CheckFailed, 2: BadInput, 3: InternalError, 4: Mismatch}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, Union
 
 from ._process import options, run
-from ._results import Evaluation, Forgotten, Inspection
+from ._results import Evaluation, Forgotten, Inspection, Verification
 
 Path = Union[str, "os.PathLike[str]"]
 Engine = Literal["auto", "wgpu", "ort", "cpu"]
@@ -31,12 +31,15 @@ def forget(
     engine: Engine | None = None,
     seed: int | None = None,
     strict: bool = False,
+    record: Path | None = None,
+    request_id: str | None = None,
     arguments: Sequence[str] = (),
 ) -> Forgotten:
     """Makes the model forget the classes, and writes the changed model to ``output`` or, if ``in_place``, over the old one.
 
     ``inputs`` are labelled inputs: an .npz with x and y, IDX files, a folder of images per class; without them inputs
-    are made from the model alone.
+    are made from the model alone. ``record`` is where a record of the change goes, with ``request_id`` in it: `verify` holds it
+    against the model.
 
     Raises BadInput where nothing could be written, CheckFailed where ``strict`` and the result is in doubt (it is
     written all the same, and its ``report`` is there), InternalError for a defect.
@@ -53,6 +56,8 @@ def forget(
         "engine": engine,
         "seed": seed,
         "strict": strict,
+        "record": record,
+        "request-id": request_id,
     }
     to = [] if output is None else [f"-o={os.fspath(output)}"]
     return Forgotten.of(run(["forget", *options(given), *to, *arguments, *_model(model)]))
@@ -74,6 +79,22 @@ def evaluate(
 def inspect(model: Path, *, arguments: Sequence[str] = ()) -> Inspection:
     """What a model is and what stands in the way of changing it. A model that is not supported is no error here."""
     return Inspection.of(run(["inspect", *arguments, *_model(model)], accept=(0, 2)))
+
+
+def verify(
+    model: Path,
+    record: Path,
+    *,
+    original: Path | None = None,
+    key: Path | None = None,
+    arguments: Sequence[str] = (),
+) -> Verification:
+    """Holds a model against its record and, given the original, checks that nothing but what the record lists has changed.
+
+    Raises Mismatch, whose ``mismatches`` tell every difference.
+    """
+    given = {"record": record, "original": original, "key": key}
+    return Verification.of(run(["verify", *options(given), *arguments, *_model(model)]))
 
 
 def _model(path: Path) -> list[str]:

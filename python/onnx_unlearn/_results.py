@@ -137,3 +137,26 @@ class Inspection:
             obstacles=tuple(r["obstacles"]),
             report=r,
         )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A model that is what its record says. ``signature`` tells whether the record is signed and its key was checked."""
+
+    signature: str
+    original: bool
+    classes: tuple[int, ...]
+    weights: int
+    request: Optional[str]
+    report: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, r: Mapping[str, Any]) -> Verification:
+        return cls(
+            signature=r["signature"],
+            original=r["original"],
+            classes=tuple(r["classes"]),
+            weights=r["weights"],
+            request=r["request"],
+            report=r,
+        )

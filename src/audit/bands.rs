@@ -50,11 +50,12 @@ pub const PROBE_ALONE: Band = warn_beyond(0.50);
 pub const CKA: Band = warn_beyond(0.10);
 /// The same where there is no reference.
 pub const CKA_ALONE: Band = warn_beyond(0.90);
-/// `1 − steps / steps of the reference` until the class is back: half and a quarter of the reference's steps.
+/// `1 − (steps + 1) / (the reference's steps + 1)` until the class is back, 1 where it never left: about half and a quarter of
+/// the reference's steps.
 pub const RELEARNING: Band = band(0.50, 0.75);
-/// Share of forgotten samples answered rightly under the original head, above the share of others answered so, and above
-/// the reference's. A quarter is beyond what features that fit the head by chance give; half means that the body still
-/// carries the class more often than not.
+/// Share of forgotten samples that the original head answers with a forgotten class, above the share of others answered so
+/// and above the reference's, as a part of the same on BEFORE's own body. A quarter is beyond what features that fit the
+/// head by chance give; half means that the body still carries the class more often than not.
 pub const OLD_HEAD: Band = band(0.25, 0.50);
 /// Share of samples with a code blended in that are answered with the code's forgotten class, above the reference's.
 pub const CODES: Band = band(0.05, 0.20);

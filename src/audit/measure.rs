@@ -1,5 +1,6 @@
 //! What an audit says: measures made of numbers, each with its interval, its reference and its verdict.
 
+use crate::report::format;
 use serde::Serialize;
 
 /// What a number, a measure or a whole audit comes to. Ordered: a worse verdict is greater.
@@ -44,6 +45,18 @@ pub enum Unit {
     Steps,
     /// A ratio, a distance or a similarity without a unit.
     Plain,
+}
+
+impl Unit {
+    /// A number with its unit, as reports print it.
+    pub fn show(self, v: f64) -> String {
+        match self {
+            Self::Share => format!("{} %", format::percent(v)),
+            Self::Difference => format!("{} points", format::points(v)),
+            Self::Steps => format!("{v:.0}"),
+            Self::Auc | Self::Nats | Self::Plain => format!("{v:.3}"),
+        }
+    }
 }
 
 /// The two bounds that a number is judged by: `excess` is what the number exceeds its ideal or its reference by.

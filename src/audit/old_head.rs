@@ -7,6 +7,9 @@ use crate::forget::answers::Answers;
 const ID: &str = "old_head";
 const NAME: &str = "old head on the new body";
 
+/// A head that tells less than this on its own body tells nothing on another.
+const LEAST: f64 = 0.1;
+
 pub(super) fn measure(case: &Case) -> Measure {
     if let Some(why) = &case.no_old_head {
         return Measure::not_measured(ID, NAME, why);
@@ -18,6 +21,10 @@ pub(super) fn measure(case: &Case) -> Measure {
         let answers = case.shown.before.answers();
         Under::new(case, &answers)
     };
+    if before.lift() < LEAST {
+        let why = "BEFORE itself answers forgotten samples with a forgotten class hardly more often than others";
+        return Measure::not_measured(ID, NAME, why);
+    }
     let references: Vec<Under> = case.shown.references.iter().filter_map(|r| of(case, r)).collect();
     let a_f = Number::share(
         "A_F",
@@ -41,6 +48,8 @@ pub(super) fn measure(case: &Case) -> Measure {
     let interval = stats::difference((under.answered, under.n), (under.alarms, under.others));
     let reference = mean_of(&references, Under::lift);
     let base = reference.unwrap_or(0.0).max(0.0);
+    // as a part of what the original head tells on its own body
+    let part = |v: f64| (v - base) / before.lift();
     let lift_number = Number::new(
         "lift",
         "answered with a forgotten class: forgotten samples above others",
@@ -52,7 +61,7 @@ pub(super) fn measure(case: &Case) -> Measure {
     .within(interval)
     .before(before.lift())
     .reference(reference)
-    .judged_by(lift - base, Some(interval.map(|v| v - base)), bands::OLD_HEAD);
+    .judged_by(part(lift), Some(interval.map(part)), bands::OLD_HEAD);
     let says = match lift_number.verdict {
         Some(Verdict::Fail) => "the body still knows the class: it is hidden, not forgotten",
         Some(Verdict::Pass) => "the body no longer feeds the original head with the class",

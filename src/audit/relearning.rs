@@ -104,7 +104,8 @@ fn compare(goal: &Goal, seed: u64, before: &Courses, after: &Courses, references
     let mine = |at: At| if references.is_empty() { as_is(after, at) } else { fastest(after, at) };
     let other = |at: At| mean_of(references, |r| fastest(r, at)).unwrap_or_else(|| fresh(after, at));
     // one more, so that a model that is there at once can be compared
-    let excess = |at: At| 1.0 - (mine(at) + 1.0) / (other(at) + 1.0);
+    let sooner = |at: At| 1.0 - (mine(at) + 1.0) / (other(at) + 1.0);
+    let excess = |at: At| if as_is(after, at) == 0.0 { 1.0 } else { sooner(at) };
     let interval = goal.interval(seed, |draw| excess(Some(draw)));
     let judged = judged.judged_by(excess(None), Some(interval), bands::RELEARNING);
     let says = match judged.verdict {
@@ -112,6 +113,10 @@ fn compare(goal: &Goal, seed: u64, before: &Courses, after: &Courses, references
         Some(Verdict::Fail) => "much sooner than",
         _ => "perhaps much sooner than",
     };
+    if as_is(after, None) == 0.0 {
+        numbers.push(judged);
+        return (numbers, "the class is there without a step: it never left".to_owned());
+    }
     let than = if references.is_empty() { "with fresh rows of the head" } else { "for the reference" };
     let meaning =
         format!("the class is back after {} steps, {says} the {} {than}", told(mine(None)), told(other(None)));

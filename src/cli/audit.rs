@@ -1,12 +1,14 @@
 //! `audit`: evidence on whether a class is forgotten.
 
-use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, named};
-use super::{Context, Status};
-use crate::audit::{self, Audit, Models, Number, Request, Samples, Unit, Verdict};
+use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named};
+use super::{Context, Status, pages};
+use crate::audit::{self, Audit, Models, Number, Request, Samples, Verdict};
 use crate::classifier::Classifier;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
 use crate::inputs::Labelled;
-use crate::report::{Align, Table, format};
+use crate::report::{Align, Table, format, html};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Measures whether a model has forgotten classes, and where the change lies.
@@ -46,6 +48,9 @@ pub(super) struct Args {
     /// Decides folds, resamples, orders, random teachers, and which samples --limit keeps.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// The audit as one HTML page as well.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     #[command(flatten)]
     scaling: ScaleArgs,
     #[command(flatten)]
@@ -68,6 +73,9 @@ impl Args {
     pub(super) fn run(mut self, context: &Context) -> Result<Status> {
         self.classes.sort_unstable();
         self.classes.dedup();
+        if let Some(path) = &self.report {
+            check_target(path, &self.read().iter().map(|(_, p)| p.as_path()).collect::<Vec<_>>())?;
+        }
         let chosen = self.engine.open()?;
         let engine = chosen.engine.as_ref();
         let open = |path: &PathBuf| -> Result<Classifier> {
@@ -104,8 +112,48 @@ impl Args {
             engine: EngineReport::new(&chosen),
             audit,
         };
+        if let Some(path) = &self.report {
+            let page = self.page(&report, models, codes.as_ref())?;
+            write_atomically(path, |out| {
+                out.write_all(page.as_bytes()).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))
+            })?;
+        }
         context.print(&report, || text(&report))?;
         Ok(status)
+    }
+
+    /// Everything that is read, and what for.
+    fn read(&self) -> Vec<(&'static str, &PathBuf)> {
+        let models = [("before", &self.model.model), ("after", &self.after)].into_iter();
+        let references = self.references.iter().map(|p| ("reference", p));
+        let samples = [("members", &self.members), ("non-members", &self.non_members), ("codes", &self.codes)];
+        let samples = samples.into_iter().filter_map(|(role, p)| p.as_ref().map(|p| (role, p)));
+        models.chain(references).chain([("data", &self.data)]).chain(samples).collect()
+    }
+
+    /// The audit as a page.
+    fn page(&self, report: &Report, models: Models<'_>, codes: Option<&Labelled>) -> Result<String> {
+        let mut files = Vec::new();
+        let classifiers = [models.before, models.after].into_iter().chain(models.references);
+        for ((role, _), classifier) in self.read().into_iter().zip(classifiers) {
+            let digests = classifier.model().digests().into_iter();
+            files.extend(digests.map(|d| html::File { role, name: d.name, sha256: d.sha256 }));
+        }
+        for (role, path) in self.read().into_iter().skip(2 + models.references.len()) {
+            files.extend(pages::hashed(role, path)?);
+        }
+        let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let run = html::audit::Run {
+            command: &pages::command(),
+            before: &name(&report.before),
+            after: &name(&report.after),
+            data: &name(&self.data),
+            engine: &report.engine.to_string(),
+            audit: &report.audit,
+            codes,
+            files: &files,
+        };
+        html::audit::page(&run)?.render()
     }
 }
 
@@ -184,7 +232,7 @@ fn table(numbers: &[Number]) -> Table {
         ("", Align::Left),
     ]);
     for n in numbers {
-        let show = |v: f64| value(n.unit, v);
+        let show = |v: f64| n.unit.show(v);
         let unresolved = "too few".to_owned();
         table.row([
             n.name.clone(),
@@ -198,13 +246,4 @@ fn table(numbers: &[Number]) -> Table {
         ]);
     }
     table
-}
-
-fn value(unit: Unit, v: f64) -> String {
-    match unit {
-        Unit::Share => format!("{} %", format::percent(v)),
-        Unit::Difference => format!("{} points", format::points(v)),
-        Unit::Steps => format!("{v:.0}"),
-        Unit::Auc | Unit::Nats | Unit::Plain => format!("{v:.3}"),
-    }
 }

@@ -8,6 +8,7 @@ mod fisher;
 mod forget;
 mod gradients;
 mod inspect;
+mod pages;
 mod plan;
 mod verify;
 

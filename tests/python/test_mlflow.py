@@ -15,6 +15,8 @@ import mlflow
 import numpy as np
 import onnx
 
+import onnx_unlearn
+
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures"
 FORGOTTEN = 0
@@ -95,8 +97,10 @@ class Registry(unittest.TestCase):
             self.assertEqual(changed, set(new_sha) | {"MLmodel"})
 
             run_id = client.get_logged_model(new.source.removeprefix("models:/")).source_run_id
-            report = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/onnx-unlearn/report.json"))
-            self.assertEqual(report["classes"], [FORGOTTEN])
+            self.assertEqual(tags["record"], f"runs:/{run_id}/onnx-unlearn/record.json")
+            record = mlflow.artifacts.download_artifacts(tags["record"], dst_path=str(self.folder / f"record-{name}"))
+            held = onnx_unlearn.verify(Path(copy, "model.onnx"), record, original=stored / "model.onnx")
+            self.assertEqual((held.classes, held.request, held.original), ((FORGOTTEN,), "ER-2026-017", True))
             self.assertEqual(client.get_run(run_id).data.metrics["forgotten_answered_after"], 0.0)
 
             kept, known = self.answers(f"models:/{name}/1")
@@ -104,6 +108,15 @@ class Registry(unittest.TestCase):
             self.assertGreater(known, 0.8)
             self.assertEqual(still_known, 0.0)
             self.assertGreater(still_kept, kept - 0.02)
+
+            # the store's files are what the record is held against
+            [changed_file] = [file for file in new_sha if file.endswith(".data" if external else ".onnx")]
+            altered = Path(copy, changed_file)
+            flipped = bytearray(altered.read_bytes())
+            flipped[len(flipped) // 2] ^= 1
+            altered.write_bytes(flipped)
+            with self.assertRaises(onnx_unlearn.Mismatch):
+                onnx_unlearn.verify(Path(copy, "model.onnx"), record)
 
     def test_nothing_is_registered_where_forgetting_fails(self) -> None:
         self.register("fashion", False)

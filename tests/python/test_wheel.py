@@ -11,7 +11,17 @@ from pathlib import Path
 from unittest import mock
 
 import onnx_unlearn
-from onnx_unlearn import BadInput, CheckFailed, InternalError, OnnxUnlearnError, evaluate, forget, inspect
+from onnx_unlearn import (
+    BadInput,
+    CheckFailed,
+    InternalError,
+    Mismatch,
+    OnnxUnlearnError,
+    evaluate,
+    forget,
+    inspect,
+    verify,
+)
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 MODEL, CODES, DATA = FIXTURES / "mlp.onnx", FIXTURES / "mlp.codes.npz", FIXTURES / "fmnist_test_1000.npz"
@@ -98,6 +108,20 @@ class Wheel(unittest.TestCase):
         self.assertEqual((raised.exception.exit_code, report["elements_changed"]), (1, 0))
         self.assertTrue(report["doubts"])
         self.assertTrue(out.is_file())
+
+    def test_a_record_holds_until_a_byte_changes(self) -> None:
+        out, record = self.folder / "out.onnx", self.folder / "record.json"
+        forget(MODEL, [0], output=out, inputs=CODES, engine="cpu", record=record, request_id="ER-7")
+        held = verify(out, record, original=MODEL)
+        self.assertEqual((held.classes, held.request, held.original, held.signature), ((0,), "ER-7", True, "none"))
+        flipped = bytearray(out.read_bytes())
+        flipped[len(flipped) // 2] ^= 1
+        out.write_bytes(flipped)
+        with self.assertRaises(Mismatch) as raised:
+            verify(out, record)
+        self.assertEqual(raised.exception.exit_code, 4)
+        self.assertTrue(raised.exception.mismatches)
+        self.assertEqual(str(raised.exception), "; ".join(raised.exception.mismatches))
 
     @unittest.skipUnless(os.name == "posix", "shell scripts stand in for the command")
     def test_every_end_of_the_command_has_its_exception(self) -> None:

@@ -1,8 +1,9 @@
 //! How a browser shows and prints the pages. `$ONNX_UNLEARN_SCREENSHOTS` names a folder that pictures of them are left in.
 
+use crate::audits;
 use crate::browser::Browser;
 use crate::common::available;
-use crate::made::{hostile, large, small};
+use crate::made::{WORDS, hostile, large, small};
 use serde_json::Value;
 use std::path::Path;
 use tempfile::TempDir;
@@ -65,6 +66,15 @@ fn pages_look_right_in_a_browser_and_in_print() {
     check(&mut browser, &room, "forget", small(), 3, 6);
     check(&mut browser, &room, "hostile", &hostile(), 3, 6);
     check(&mut browser, &room, "large", &large(1_000, 10_000), 5, 10);
+}
+
+#[test]
+fn pages_of_audits_look_right_in_a_browser_and_in_print() {
+    let Some(mut browser) = available(Browser::start()) else { return };
+    let room = tempfile::tempdir().unwrap();
+    check(&mut browser, &room, "audit", audits::small(), 6, 11);
+    check(&mut browser, &room, "audit-hostile", &audits::hostile(WORDS), 4, 8);
+    check(&mut browser, &room, "audit-large", &audits::large(1_000, 10_000), 5, 11);
 }
 
 #[test]

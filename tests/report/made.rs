@@ -6,7 +6,8 @@ use onnx_unlearn::forget::answers::Answers;
 use onnx_unlearn::forget::search::Candidate;
 use onnx_unlearn::forget::{self, Aim, Change, Method, Outcome, Passes, Request, Rule, Strength};
 use onnx_unlearn::inputs::Labelled;
-use onnx_unlearn::report::html::forget::{File, Run, page};
+use onnx_unlearn::report::html::File;
+use onnx_unlearn::report::html::forget::{Run, page};
 use onnx_unlearn::tensor::Array;
 use std::sync::OnceLock;
 
@@ -105,7 +106,8 @@ fn outcome(truth: &[usize], classes: usize, lost: &[usize], names: &[String]) ->
     }
 }
 
-fn labelled(shape: &[usize], truth: &[usize]) -> Labelled {
+/// Samples of this shape, one for each class.
+pub fn labelled(shape: &[usize], truth: &[usize]) -> Labelled {
     let whole: Vec<usize> = std::iter::once(truth.len()).chain(shape.iter().copied()).collect();
     let n: usize = whole.iter().product();
     let x: Vec<f32> = (0..n).map(|i| (i % 251) as f32).collect();
@@ -131,9 +133,13 @@ fn told(outcome: &Outcome, data: &Labelled, classes: &[usize], words: &str) -> S
     page(&run).unwrap().render().unwrap()
 }
 
+/// A name that wants to be more.
+pub const WORDS: &str =
+    "<script>alert(1)</script><img src=x onerror=alert(2)>x\" onload=\"alert(3)\" ' \u{202e}gnp.exe {{ 7 }} </style>";
+
 /// A page of names that want to be more; its inputs are images of three channels.
 pub fn hostile() -> String {
-    let words = "<script>alert(1)</script><img src=x onerror=alert(2)>x\" onload=\"alert(3)\" ' \u{202e}gnp.exe {{ 7 }} </style>";
+    let words = WORDS;
     let names = [words.to_owned(), format!("{words}.weight"), "w".repeat(1 << 20), "层.权重".to_owned()];
     let truth: Vec<usize> = (0..3).collect();
     let mut outcome = outcome(&truth, 3, &[1], &names);

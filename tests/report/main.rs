@@ -1,5 +1,6 @@
 //! Pages that tell of a run: what stands in them, how large they get, and how a browser shows them.
 
+mod audits;
 mod browser;
 #[path = "../common/mod.rs"]
 mod common;
@@ -41,13 +42,37 @@ fn equal_runs_give_equal_bytes() {
 }
 
 #[test]
+fn a_page_of_an_audit_shows_all_that_was_measured() {
+    let page = audits::small();
+    for words in [
+        "whether cnn_without_0.onnx has forgotten class 0",
+        "1 model trained without class 0",
+        "accuracy on retained classes (A_R)",
+        "AUC of the loss attack",
+        "<path class=\"line s4\"",
+        "not measured",
+        "Where the change lies",
+        "code of class 0, to be forgotten",
+        "<span>--members</span>",
+        "reference: cnn_without_0_again.onnx",
+    ] {
+        assert!(page.contains(words), "{words:?} is not in the page");
+    }
+    for name in ["answers", "membership inference", "class leak", "features", "code trigger"] {
+        assert!(page.contains(&format!("Numbers of the measure “{name}”")), "{name}");
+    }
+    assert_eq!(page.matches("data:image/png;base64,").count(), 10, "the codes, and no sample of the data");
+}
+
+#[test]
 fn names_from_strangers_are_words() {
-    let page = hostile();
-    assert!(page.contains("&#60;script&#62;alert(1)&#60;/script&#62;"), "the name is shown");
-    assert!(!page.contains("<script") && !page.contains("<img src=x"), "and is not markup");
-    assert!(!page.contains("x\" onload=\""), "and ends no attribute");
-    assert!(!page.contains('\u{202e}'), "and turns no text around");
-    assert!(page.len() < LARGEST);
+    for page in [hostile(), audits::hostile(made::WORDS)] {
+        assert!(page.contains("&#60;script&#62;alert(1)&#60;/script&#62;"), "the name is shown");
+        assert!(!page.contains("<script") && !page.contains("<img src=x"), "and is not markup");
+        assert!(!page.contains("x\" onload=\""), "and ends no attribute");
+        assert!(!page.contains('\u{202e}'), "and turns no text around");
+        assert!(page.len() < LARGEST);
+    }
 }
 
 #[test]
@@ -61,6 +86,11 @@ fn pages_stay_small() {
         "more classes are not shown",
     ] {
         assert!(page.contains(words), "{words:?} is not in the page");
+    }
+    let page = audits::large(1_000, 10_000);
+    assert!(page.len() < LARGEST, "{} bytes", page.len());
+    for words in ["960 others", "9,960 other weights", "Of 1,000 classes these are the 12"] {
+        assert!(page.contains(words), "{words:?} is not in the page of an audit");
     }
 }
 
@@ -79,7 +109,9 @@ fn an_independent_parser_finds_no_fault() {
         let out = child.wait_with_output().unwrap();
         (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
-    for page in [small(), &hostile(), &large(1_000, 10_000)] {
+    let hostile = [hostile(), audits::hostile(made::WORDS)];
+    let large = [large(1_000, 10_000), audits::large(1_000, 10_000)];
+    for page in hostile.iter().chain(&large).map(String::as_str).chain([small(), audits::small()]) {
         let (is_good, said) = parse(page);
         assert!(is_good, "{said}");
     }

@@ -10,6 +10,7 @@ use super::record::{Keys, RecordArgs};
 use super::report::Report;
 use crate::classifier::Classifier;
 use crate::cli::common::{check_target, same_file};
+use crate::cli::pages;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forget::{Outcome, Request};
@@ -128,7 +129,6 @@ impl Finished<'_> {
     }
     /// The command that was typed, word by word, with the program's name and not its path in front.
     pub(super) fn command(&self) -> Vec<String> {
-        let words = std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned());
-        std::iter::once(env!("CARGO_PKG_NAME").to_owned()).chain(words).collect()
+        pages::command()
     }
 }

@@ -59,6 +59,7 @@ fn facts(run: &Finished<'_>) -> Result<Facts> {
         source: if report.made.is_some() { "made from the model alone" } else { "that were given" },
         answers: report.inputs.answers(),
         changes: report.changes.clone(),
+        metadata: run.metadata.len(),
         head_share: report.head_share,
         doubts: report.doubts.clone(),
     })

@@ -1,11 +1,10 @@
 //! `--report`: the run as a page.
 
 use super::artefacts::Finished;
-use crate::cli::common::named;
-use crate::error::{Error, Result};
-use crate::report::html::forget::{File, Run, page};
-use sha2::{Digest, Sha256};
-use std::path::Path;
+use crate::cli::pages::hashed;
+use crate::error::Result;
+use crate::report::html::File;
+use crate::report::html::forget::{Run, page};
 
 /// The page of a run.
 ///
@@ -19,8 +18,11 @@ pub(super) fn html(run: &Finished<'_>) -> Result<String> {
     };
     let mut files: Vec<File> = digests.before.iter().map(of("before")).collect();
     files.extend(digests.after.iter().map(of("after")));
-    files.extend(hashed("inputs", run.inputs)?);
-    files.extend(hashed("fisher", report.fisher.as_deref())?);
+    for (role, path) in [("inputs", run.inputs), ("fisher", report.fisher.as_deref())] {
+        if let Some(path) = path {
+            files.extend(hashed(role, path)?);
+        }
+    }
     let one_by_one = report.one_by_one.iter().map(|why| format!("samples ran one by one: {why}"));
     let notes: Vec<String> = one_by_one.chain(report.rounded()).collect();
     let inputs = match (&report.made, run.inputs) {
@@ -43,13 +45,4 @@ pub(super) fn html(run: &Finished<'_>) -> Result<String> {
         notes: &notes,
     };
     page(&told)?.render()
-}
-
-/// A file that was read; a folder has no hash.
-fn hashed(role: &'static str, path: Option<&Path>) -> Result<Option<File>> {
-    let Some(path) = path.filter(|p| p.is_file()) else { return Ok(None) };
-    let bytes = std::fs::read(path).map_err(|e| named(Error::io("cannot be read again", &e), path))?;
-    let sha256 = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Ok(Some(File { role, name, sha256 }))
 }

@@ -38,6 +38,8 @@ pub struct Facts {
     pub answers: Vec<Answer>,
     /// Every weight that was looked at.
     pub changes: Vec<Change>,
+    /// Values of the file's `metadata_props` that changed as well.
+    pub metadata: usize,
     /// Part of the change that lies in the last layer; 0 to 1.
     pub head_share: f64,
     /// Reasons to doubt the result.
@@ -79,10 +81,14 @@ impl Facts {
     fn changed(&self) -> impl Iterator<Item = &Change> {
         self.changes.iter().filter(|c| c.changed > 0)
     }
-    /// `31,473 elements of 4 weights`.
+    /// `31,473 elements of 4 weights`, and what changed beside weights.
     fn extent(&self) -> String {
         let (weights, elements) = self.changed().fold((0, 0), |(w, e), c| (w + 1, e + c.changed));
-        format!("{} elements of {weights} weights", format::count(elements))
+        let beside = match self.metadata {
+            0 => String::new(),
+            n => format!(" and {n} values of metadata_props"),
+        };
+        format!("{} elements of {weights} weights{beside}", format::count(elements))
     }
     /// What is not promised, one sentence each.
     fn limits(&self) -> Vec<String> {
@@ -124,6 +130,7 @@ pub(super) mod tests {
                 Answer { what: "forgotten, under the old head", before: (2, 2), after: (2, 2) },
             ],
             changes: vec![change("fc1\n# weight|", 6), change("same", 0)],
+            metadata: 0,
             head_share: 0.021,
             doubts: vec!["1 of 8 retained inputs is lost".into()],
         }
@@ -135,6 +142,8 @@ pub(super) mod tests {
         assert_eq!(f.classes(), "classes 1, 4 of 10");
         assert_eq!(f.rule(), "dampen with alpha 3.343, lambda 1.000");
         assert_eq!(f.extent(), "6 elements of 1 weights");
+        let scrubbed = Facts { metadata: 2, ..f.clone() };
+        assert_eq!(scrubbed.extent(), "6 elements of 1 weights and 2 values of metadata_props");
         let limits = f.limits();
         assert!(limits[0].contains("of 10 labelled inputs made from"), "{limits:?}");
         assert_eq!(limits.last().unwrap(), "In doubt: 1 of 8 retained inputs is lost.");

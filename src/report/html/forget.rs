@@ -3,26 +3,22 @@
 use super::classes::{self, ClassAnswers};
 use super::matrix::matrices;
 use super::{
-    Axis, Block, Cell, Chart, Column, Counts, Dot, Fact, Figure, Kind, Level, Marker, Page, Row, Scale, Section,
-    Series, Table, class_list, command_words, counted, pictures, shown,
+    Axis, Block, Cell, Chart, Column, Counts, Dot, Fact, Figure, File, Kind, Level, Marker, Page, Row, Scale, Section,
+    Series, Table, capital, class_list, clipped, counted, origin, pictures, sentence, shown, weights,
 };
 use crate::error::Result;
+use crate::forget::Outcome;
 use crate::forget::answers::Answers;
 use crate::forget::search::Candidate;
-use crate::forget::{Change, Outcome};
 use crate::inputs::Labelled;
 use crate::report::format;
 
-/// Most weights that are shown one by one.
-const WEIGHTS: usize = 40;
 /// Most candidates of the search that are listed.
 const CANDIDATES: usize = 200;
 /// Most points in the chart of the search.
 const DOTS: usize = 1_000;
 /// Most doubts and notes.
 const NOTES: usize = 40;
-/// Most files that are listed.
-const FILES: usize = 40;
 
 /// A run that is done.
 pub struct Run<'a> {
@@ -48,17 +44,6 @@ pub struct Run<'a> {
     pub files: &'a [File],
     /// What else is to be said of how it was computed.
     pub notes: &'a [String],
-}
-
-/// A file that a run read or wrote.
-#[derive(Clone, Debug)]
-pub struct File {
-    /// `before`, `after`, `inputs`.
-    pub role: &'static str,
-    /// Its name.
-    pub name: String,
-    /// SHA-256 in hexadecimal.
-    pub sha256: String,
 }
 
 /// Counts over the labelled inputs.
@@ -88,6 +73,7 @@ pub fn page(run: &Run<'_>) -> Result<Page> {
         level,
         summary: summary(run, &numbers),
         figures: figures(&numbers),
+        doubts_title: "Doubts",
         doubts: doubts(run, &numbers),
         no_doubt: "The answers to the inputs give no reason to doubt. That is no proof: see the limits below.",
         sections,
@@ -117,8 +103,7 @@ impl Numbers {
 }
 
 fn verdict(run: &Run<'_>, n: &Numbers) -> (String, Level) {
-    let what = class_list(run.classes);
-    let what = format!("{}{}", what[..1].to_uppercase(), &what[1..]);
+    let what = capital(&class_list(run.classes));
     if n.answered[1] > 0 {
         (format!("{what}: not forgotten, the labelled inputs are still answered"), Level::Bad)
     } else if !run.outcome.doubts.is_empty() {
@@ -153,7 +138,7 @@ fn summary(run: &Run<'_>, n: &Numbers) -> Vec<Fact> {
                 format::count(o.changes.len())
             ),
         ),
-        Fact::new("Where", where_it_lies(&o.changes, &o.head)),
+        Fact::new("Where", weights::where_it_lies(&o.changes, &o.head)),
     ]
 }
 
@@ -196,14 +181,6 @@ fn doubts(run: &Run<'_>, n: &Numbers) -> Vec<String> {
     all
 }
 
-/// A doubt as a sentence of its own.
-fn sentence(text: &str) -> String {
-    let text = shown(text);
-    let mut letters = text.chars();
-    let head: String = letters.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
-    format!("{head}{}.", letters.as_str())
-}
-
 fn answers_section(run: &Run<'_>) -> Section {
     let (before, after) = (&run.outcome.before, &run.outcome.after);
     let truth = &run.data.y;
@@ -242,75 +219,10 @@ fn answers_section(run: &Run<'_>) -> Section {
     Section { id: "answers", title: "Before and after, class by class".to_owned(), blocks }
 }
 
-/// One plain sentence on where the change lies.
-fn where_it_lies(changes: &[Change], head: &[String]) -> String {
-    let is_head = |c: &Change| head.contains(&c.name);
-    let changed = |in_head: bool| changes.iter().filter(|c| c.changed > 0 && is_head(c) == in_head).count();
-    let share: f64 = changes.iter().filter(|c| is_head(c)).map(|c| c.share).sum();
-    match (changed(true), changed(false)) {
-        (0, 0) => "No weight changed.".to_owned(),
-        (_, 0) => "The change lies in the last layer alone: everything below it is as it was, so that the class is \
-                   hidden and not forgotten."
-            .to_owned(),
-        (0, _) => "The change lies below the last layer, which is as it was.".to_owned(),
-        _ => format!("{} % of the change lies in the last layer, the rest below it.", format::percent(share)),
-    }
-}
-
 fn change_section(outcome: &Outcome) -> Section {
-    let title = "Where the change lies".to_owned();
     let (head, changes) = (&outcome.head, &outcome.changes);
-    let blocks = vec![Block::Text(where_it_lies(changes, head)), Block::Table(weights_table(changes, head))];
-    Section { id: "change", title, blocks }
-}
-
-/// The weights in the order of the file: all that changed, or those that changed most and a row for the rest.
-fn weights_table(changes: &[Change], head: &[String]) -> Table {
-    let changed: Vec<&Change> = changes.iter().filter(|c| c.changed > 0).collect();
-    let mut order: Vec<usize> = (0..changed.len()).collect();
-    order.sort_by(|a, b| changed[*b].share.total_cmp(&changed[*a].share).then(a.cmp(b)));
-    let rest = order.split_off(order.len().min(WEIGHTS));
-    order.sort_unstable();
-    let most = changed.iter().map(|c| c.share).fold(0.0, f64::max);
-    let bar = |share: f64| {
-        let part = if most > 0.0 { share / most } else { 0.0 };
-        Cell::Bar(format!("{} %", format::percent(share)), part)
-    };
-    let elements =
-        |changed: usize, all: usize| Cell::Noted(format::count(changed), format!("of {}", format::count(all)));
-    let mut rows: Vec<Row> = order
-        .iter()
-        .map(|i| {
-            let c = changed[*i];
-            let tag = if head.contains(&c.name) { "last layer" } else { "" };
-            let relative = Cell::text(format::significant(c.relative, 3));
-            Row::new([Cell::text(shown(&c.name)), elements(c.changed, c.elements), relative, bar(c.share)]).tagged(tag)
-        })
-        .collect();
-    let sum = |of: &dyn Fn(&Change) -> usize| rest.iter().map(|i| of(changed[*i])).sum::<usize>();
-    if !rest.is_empty() {
-        let share: f64 = rest.iter().map(|i| changed[*i].share).sum();
-        let name = format!("{} other weights that changed less", format::count(rest.len()));
-        let cells = [Cell::text(name), elements(sum(&|c| c.changed), sum(&|c| c.elements)), Cell::text(""), bar(share)];
-        rows.push(Row::new(cells).rest());
-    }
-    let same: Vec<&Change> = changes.iter().filter(|c| c.changed == 0).collect();
-    if !same.is_empty() {
-        let all = same.iter().map(|c| c.elements).sum();
-        let name = format!("{} that did not change", counted(same.len(), "weight"));
-        rows.push(Row::new([Cell::text(name), elements(0, all), Cell::text("0"), bar(0.0)]).rest());
-    }
-    let column = |text, kind| Column { text, kind };
-    Table {
-        caption: "Weights in the order of the file; share is Σ|Δw| of all, relative is ‖Δw‖ / ‖w‖".to_owned(),
-        columns: vec![
-            column("weight", Kind::Name),
-            column("elements changed", Kind::Number),
-            column("relative", Kind::Number),
-            column("share of the change", Kind::Drawn),
-        ],
-        rows,
-    }
+    let lines = vec![Block::Text(weights::where_it_lies(changes, head)), Block::Table(weights::table(changes, head))];
+    Section { id: "change", title: "Where the change lies".to_owned(), blocks: lines }
 }
 
 /// The rule of a candidate, as its text begins with it.
@@ -403,7 +315,7 @@ fn tried_table(tried: &[Candidate], chosen: Option<usize>) -> Table {
 fn inputs_section(run: &Run<'_>) -> Result<Section> {
     let name = if run.made { "made input" } else { "input" };
     let (all, note) = pictures(run.data, run.classes, name)?;
-    let mut blocks = vec![Block::Text(format!("Inputs: {}", super::clipped(run.inputs, 600))), Block::Text(note)];
+    let mut blocks = vec![Block::Text(format!("Inputs: {}", clipped(run.inputs, 600))), Block::Text(note)];
     if !all.is_empty() {
         blocks.push(Block::Pictures(all));
     }
@@ -411,29 +323,12 @@ fn inputs_section(run: &Run<'_>) -> Result<Section> {
 }
 
 fn origin_section(run: &Run<'_>) -> Section {
-    let mut facts: Vec<Fact> = run
-        .files
-        .iter()
-        .take(FILES)
-        .map(|f| Fact::code(format!("{}: {}", f.role, shown(&f.name)), format!("sha256 {}", f.sha256)))
-        .collect();
-    if run.files.len() > FILES {
-        facts.push(Fact::new("files", format!("{} more are not listed", run.files.len() - FILES)));
-    }
-    facts.push(Fact::new("engine", super::clipped(run.engine, 400)));
-    facts.push(Fact::new("seed", run.seed.to_string()));
-    facts.push(Fact::new("version", format!("onnx-unlearn {}", env!("CARGO_PKG_VERSION"))));
-    let mut blocks = vec![
-        Block::Text(
-            "Typed again with the same files on the same engine, this command gives the same model.".to_owned(),
-        ),
-        Block::Command(command_words(run.command)),
-        Block::Facts(facts),
-    ];
+    let again = "Typed again with the same files on the same engine, this command gives the same model.";
+    let mut section = origin::section(again, run.command, run.files, run.engine, run.seed);
     if !run.notes.is_empty() {
-        blocks.push(Block::List(run.notes.iter().take(NOTES).map(|n| super::clipped(n, 400)).collect()));
+        section.blocks.push(Block::List(run.notes.iter().take(NOTES).map(|n| clipped(n, 400)).collect()));
     }
-    Section { id: "origin", title: "How to do it again".to_owned(), blocks }
+    section
 }
 
 fn limits_section(run: &Run<'_>) -> Section {

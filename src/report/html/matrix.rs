@@ -101,7 +101,7 @@ pub(super) fn matrices(
     });
     let note = (classes > shown.len()).then(|| {
         format!(
-            "Of {} classes these are the {} that the change concerns most; “other” adds up the rest.",
+            "Of {} classes these are the {} that the change concerns most; “rest” adds up the others.",
             format::count(classes),
             shown.len()
         )
@@ -118,19 +118,28 @@ fn matrix(caption: String, counts: &Counts, shown: &[usize], forgotten: &[usize]
         sums[place(y)][place(a)] += n;
         right[place(y)] += if y == a { n } else { 0 };
     }
-    let heads = || shown.iter().map(usize::to_string).chain(has_rest.then(|| "other".to_owned()));
+    let heads = || shown.iter().map(usize::to_string).chain(has_rest.then(|| "rest".to_owned()));
     let rows = heads().zip(&sums).enumerate().map(|(i, (head, row))| {
         let total: usize = row.iter().sum();
         let cell = |(j, &n): (usize, &usize)| {
-            // “other” answered with “other” is right only in part
+            // “rest” answered with “rest” is right only in part
             let is_right = i == j && (i < shown.len() || right[i] == n);
-            let text = if n > 0 { n.to_string() } else { String::new() };
-            Heat { text, style: style(n, total, is_right) }
+            Heat { text: short(n), style: style(n, total, is_right) }
         };
         let is_forgotten = shown.get(i).is_some_and(|c| forgotten.contains(c));
         MatrixRow { head, is_forgotten, cells: row.iter().enumerate().map(cell).collect() }
     });
     Matrix { caption, columns: heads().collect(), rows: rows.collect() }
+}
+
+/// A count in at most four letters; nothing for 0.
+fn short(n: usize) -> String {
+    match n {
+        0 => String::new(),
+        1..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{}k", (n + 500) / 1_000),
+        _ => format!("{}M", (n + 500_000) / 1_000_000),
+    }
 }
 
 /// `h0` to `h5` by the part of the row, and `right` or `wrong`.
@@ -156,6 +165,12 @@ mod tests {
         assert_eq!(both[1].rows[1].cells[2].style, "h5 wrong");
         assert_eq!(both[1].rows[0].cells[0].style, "h3 right");
         assert!(both[0].rows[1].is_forgotten && !both[0].rows[0].is_forgotten);
+    }
+
+    #[test]
+    fn counts_fit_their_cells() {
+        let all = [0, 7, 9_999, 10_499, 999_400, 12_600_000].map(short);
+        assert_eq!(all, ["", "7", "9999", "10k", "999k", "13M"]);
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! A report as one HTML page that needs nothing else: no script, no font, no address.
 //!
-//! A page is plain data ([`Page`]) made from what a run found ([`forget`]); `templates/` turns it into text and escapes every
+//! A page is plain data ([`Page`]) made from what a run found ([`forget`], [`audit`]); `templates/` turns it into text and escapes every
 //! word, since names in models come from strangers. Pages are bounded however many classes and weights there are, and
 //! equal data gives equal bytes.
 
+pub mod audit;
 mod block;
 mod chart;
 mod classes;
 pub mod forget;
 mod matrix;
+mod origin;
 mod picture;
+mod weights;
 
 pub use block::{Block, Cell, Column, Fact, Figure, Kind, Level, Row, Section, Table, Track};
 pub use chart::{Axis, Chart, Dot, Line, Marker, Scale, Series};
 pub use matrix::{Counts, Heat, Matrix, MatrixRow};
+pub use origin::File;
 pub use picture::{Picture, pictures};
 
 use crate::error::{Error, Result};
@@ -33,6 +37,8 @@ pub struct Page {
     pub summary: Vec<Fact>,
     /// The few numbers that carry the verdict.
     pub figures: Vec<Figure>,
+    /// Heading of what speaks against the result.
+    pub doubts_title: &'static str,
     /// What speaks against the result.
     pub doubts: Vec<String>,
     /// What is said where nothing does.
@@ -61,6 +67,8 @@ impl Page {
 
 /// Most letters that are shown of one name.
 const NAME: usize = 120;
+/// Most letters that are shown of a remark.
+const REMARK: usize = 600;
 /// Most letters that are shown of a command.
 const COMMAND: usize = 8_000;
 /// Most classes that are named in a sentence.
@@ -108,6 +116,19 @@ fn class_list(classes: &[usize]) -> String {
         ([head @ .., last], 0) => format!("classes {} and {last}", head.join(", ")),
         (all, more) => format!("classes {} and {} more", all.join(", "), format::count(more)),
     }
+}
+
+/// With a capital letter in front.
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let head: String = letters.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
+    format!("{head}{}", letters.as_str())
+}
+
+/// A remark as a sentence of its own; a long one is cut.
+fn sentence(text: &str) -> String {
+    let text = capital(&clipped(text, REMARK));
+    if text.ends_with(['.', '…']) { text } else { format!("{text}.") }
 }
 
 /// `1 input`, `3 inputs`.
