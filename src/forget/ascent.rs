@@ -126,6 +126,11 @@ impl<'a> Ascent<'a> {
         Ok(Self { engine, graph: g, slopes, step, weight_ids, names, types, scales, inputs, answers, float })
     }
 
+    /// Samples that a step runs forward and back.
+    pub fn samples(&self) -> usize {
+        self.inputs.len()
+    }
+
     /// Weights at which the mean log-odds of the forget inputs are lower by 1, to first order.
     ///
     /// # Errors

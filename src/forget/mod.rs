@@ -122,6 +122,8 @@ pub struct Passes {
     pub fisher: usize,
     /// Forward, for the search and for what is reported.
     pub search: usize,
+    /// Forward and back, for the steps of an ascent.
+    pub steps: usize,
 }
 
 /// How much a weight changed.
@@ -184,7 +186,7 @@ pub fn forget(
         start.retained_answered * retained_samples + start.forget_answered * (data.len() as f64 - retained_samples);
     let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
     let (changes, new) = compare(&old, &weights)?;
-    passes.search = trials.passes();
+    (passes.search, passes.steps) = (trials.passes(), trials.stepped());
     let (one_by_one, estimated) = (fishers.one_by_one, fishers.estimated);
     Ok(Outcome { strength, tried, before, after, changes, new, one_by_one, estimated, passes, aim, head, doubts })
 }

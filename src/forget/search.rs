@@ -54,6 +54,7 @@ pub struct Trials<'a> {
     aim: &'a Aim,
     rewriters: Vec<(Rule, Rewriter)>,
     ascents: Vec<(Part, Ascent<'a>)>,
+    stepped: usize,
 }
 
 impl<'a> Trials<'a> {
@@ -68,7 +69,7 @@ impl<'a> Trials<'a> {
         aim: &'a Aim,
     ) -> Self {
         let (rewriters, ascents) = (Vec::new(), Vec::new());
-        Self { classifier, engine, answerer, old, basis, data, aim, rewriters, ascents }
+        Self { classifier, engine, answerer, old, basis, data, aim, rewriters, ascents, stepped: 0 }
     }
 
     /// The weights as they came.
@@ -109,7 +110,13 @@ impl<'a> Trials<'a> {
                 self.ascents.len() - 1
             }
         };
+        self.stepped += self.ascents[i].1.samples();
         self.ascents[i].1.step(weights)
+    }
+
+    /// Samples that were run forward and back for steps of the ascent.
+    pub(super) fn stepped(&self) -> usize {
+        self.stepped
     }
 
     /// Answers under the old weights.
@@ -300,8 +307,8 @@ const LEAST_KEPT: f64 = 0.9;
 /// How deep forgetting has to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Depth {
-    /// As deep as retained inputs that were made from the model allow at next to no cost. Inputs that are given may
-    /// be memorised and allow everything: then as [`Depth::Head`].
+    /// As deep as the retained inputs allow at next to no cost; inputs that are given may be memorised, so that they allow
+    /// little to the ascent, and nothing to the other rules.
     #[default]
     Auto,
     /// The model's answer is all that counts.

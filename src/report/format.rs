@@ -38,6 +38,11 @@ fn number(v: f64, f: impl Fn(f64) -> String) -> String {
     }
 }
 
+/// A strength by its name: steps are whole, all others have four digits.
+pub fn strength(name: &str, v: f64) -> String {
+    if name.ends_with("_steps") { format!("{name} {v:.0}") } else { format!("{name} {}", significant(v, 4)) }
+}
+
 /// A count with its thousands apart: `1,234,567`.
 pub fn count(n: usize) -> String {
     let digits = n.to_string();
@@ -109,6 +114,12 @@ mod tests {
         assert_eq!(t, ["12 ms", "1.0 s", "3.4 s", "1 min 00 s", "2 min 05 s", "1 h 02 min"]);
         let s = [28.284, 0.00012, 1e-7, 123_456.0, 1e9, 0.0, f64::INFINITY].map(|v| significant(v, 3));
         assert_eq!(s, ["28.3", "0.000120", "1.00e-7", "123456", "1.00e9", "0.00", "-"]);
+    }
+
+    #[test]
+    fn strengths_have_their_digits() {
+        assert_eq!(strength("alpha", 3.3427), "alpha 3.343");
+        assert_eq!(strength("body_steps", 5.0), "body_steps 5");
     }
 
     #[test]

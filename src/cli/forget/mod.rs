@@ -105,8 +105,7 @@ impl Args {
         self.classes.extend(self.aim.classes()?);
         self.classes.sort_unstable();
         self.classes.dedup();
-        let is_made = self.inputs.as_deref().map_or(Ok(true), |p| inputs::are_made(p).map_err(|e| named(e, p)))?;
-        let method = self.strength.method(self.seed, is_made)?;
+        let method = self.strength.method(self.seed)?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
         let read: Vec<&Path> =
             self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
@@ -150,7 +149,7 @@ impl Args {
             depth: self.depth.into(),
             scope: self.scope.into(),
             protect: self.protect.clone(),
-            made: is_made,
+            made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
             seed: self.seed,
             fisher: kept,
             positions,

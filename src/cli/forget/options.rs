@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum RuleName {
-    /// Dampening or ratio on inputs that are given, ascent on inputs made from the model; strength searched on them
+    /// Ascent, dampening and ratio in this order, the first that does all that is asked; strength searched on the inputs
     #[default]
     Auto,
     /// w ± α η with η = f_F / f_R; needs --lambda1 and --lambda2, or searches them
@@ -21,7 +21,7 @@ pub(super) enum RuleName {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum DepthName {
-    /// As deep as inputs made from the model allow at next to no cost; as head where inputs are given
+    /// As deep as the inputs allow at next to no cost; given inputs, which may be memorised, allow little
     #[default]
     Auto,
     /// The answers are all that counts
@@ -105,12 +105,11 @@ impl StrengthArgs {
         })
     }
 
-    /// How strength is found, as the flags say; `seed` decides the noise of the rule that adds some. What the best rule is
-    /// depends on whether inputs are `made` from the model.
+    /// How strength is found, as the flags say; `seed` decides the noise of the rule that adds some.
     ///
     /// # Errors
     /// `Invalid` for strengths of another rule, or below 0.
-    pub(super) fn method(&self, seed: u64, made: bool) -> Result<Method> {
+    pub(super) fn method(&self, seed: u64) -> Result<Method> {
         let ratio = self.lambda1.zip(self.lambda2);
         let dampen = self.alpha.zip(self.lambda);
         for (name, v) in [
@@ -136,7 +135,7 @@ impl StrengthArgs {
             (RuleName::Ascent, None, None, None, Some((body, head))) => {
                 Ok(Method::Fixed(Strength::Ascent { body: body.into(), head: head.into() }))
             }
-            (rule, None, None, None, None) => Ok(Method::Search(rule.rules(made))),
+            (rule, None, None, None, None) => Ok(Method::Search(rule.rules())),
             _ => Err(Error::invalid(
                 "strengths belong to a rule: --rule ratio takes --lambda1 and --lambda2, --rule dampen takes --alpha and --lambda, --rule noise takes --sigma, --rule ascent takes --body-steps and --head-steps",
             )),
@@ -146,10 +145,9 @@ impl StrengthArgs {
 
 impl RuleName {
     /// Rules that are searched, in this order; the first that does everything is taken.
-    fn rules(self, made: bool) -> Vec<Rule> {
+    fn rules(self) -> Vec<Rule> {
         match self {
-            Self::Auto if made => vec![Rule::Ascent, Rule::Dampen, Rule::Ratio],
-            Self::Auto => vec![Rule::Dampen, Rule::Ratio],
+            Self::Auto => vec![Rule::Ascent, Rule::Dampen, Rule::Ratio],
             Self::Ratio => vec![Rule::Ratio],
             Self::Dampen => vec![Rule::Dampen],
             Self::Noise => vec![Rule::Noise],

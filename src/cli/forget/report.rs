@@ -146,8 +146,7 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let r = self;
         let classes: Vec<String> = r.classes.iter().map(usize::to_string).collect();
-        let strengths: Vec<String> =
-            r.strength.iter().map(|(n, v)| format!("{n} {}", format::significant(*v, 4))).collect();
+        let strengths: Vec<String> = r.strength.iter().map(|(n, v)| format::strength(n, *v)).collect();
         let forget = match &r.samples {
             None => format!("class {}", classes.join(", ")),
             Some(s) => {

@@ -73,8 +73,7 @@ impl Facts {
     }
     /// `dampen with alpha 3.343, lambda 1.000`.
     fn rule(&self) -> String {
-        let strengths: Vec<String> =
-            self.strength.iter().map(|(n, v)| format!("{n} {}", format::significant(*v, 4))).collect();
+        let strengths: Vec<String> = self.strength.iter().map(|(n, v)| format::strength(n, *v)).collect();
         format!("{} with {}", self.rule, strengths.join(", "))
     }
     /// The weights that changed.
