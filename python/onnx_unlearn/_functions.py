@@ -23,7 +23,7 @@ def forget(
     output: Path | None = None,
     in_place: bool = False,
     inputs: Path | None = None,
-    rule: Literal["auto", "ratio", "dampen", "noise"] | None = None,
+    rule: Literal["auto", "ascent", "dampen", "ratio", "noise"] | None = None,
     depth: Literal["auto", "head", "body"] | None = None,
     scope: Literal["all", "head", "body"] | None = None,
     protect: Sequence[str] = (),

@@ -82,7 +82,7 @@ class Registry(unittest.TestCase):
             client = mlflow.MlflowClient()
             new = client.get_model_version(name, "2")
             tags = {key.removeprefix("onnx_unlearn."): value for key, value in new.tags.items()}
-            expected = {"classes": "0", "rule": "dampen", "request_id": "ER-2026-017", "source": f"models:/{name}/1"}
+            expected = {"classes": "0", "rule": "ascent", "request_id": "ER-2026-017", "source": f"models:/{name}/1"}
             self.assertEqual({key: tags[key] for key in expected}, expected)
             self.assertGreater(json.loads(tags["strength"])["alpha"], 0)
             copy = mlflow.artifacts.download_artifacts(f"models:/{name}/2", dst_path=str(self.folder / name))

@@ -58,7 +58,7 @@ class Wheel(unittest.TestCase):
         out = self.folder / "out.onnx"
         done = forget(MODEL, [0], output=out, inputs=CODES, engine="cpu", seed=3)
         self.assertEqual((done.file, done.classes, done.engine, done.seed), (out, (0,), "cpu", 3))
-        self.assertEqual((done.rule, set(done.strength)), ("dampen", {"alpha", "lambda"}))
+        self.assertEqual((done.rule, set(done.strength)), ("ascent", {"body_steps", "head_steps"}))
         self.assertEqual((done.inputs.retained_samples, done.inputs.forgotten_samples), (9, 1))
         self.assertEqual((done.inputs.forgotten_answered_before, done.inputs.forgotten_answered_after), (1, 0))
         self.assertEqual(done.elements_changed, sum(c.changed for c in done.changes))
