@@ -84,7 +84,7 @@ class Registry(unittest.TestCase):
             tags = {key.removeprefix("onnx_unlearn."): value for key, value in new.tags.items()}
             expected = {"classes": "0", "rule": "ascent", "request_id": "ER-2026-017", "source": f"models:/{name}/1"}
             self.assertEqual({key: tags[key] for key in expected}, expected)
-            self.assertGreater(json.loads(tags["strength"])["alpha"], 0)
+            self.assertGreater(json.loads(tags["strength"])["head_steps"], 0)
             copy = mlflow.artifacts.download_artifacts(f"models:/{name}/2", dst_path=str(self.folder / name))
             after = contents(Path(copy))
             old_sha, new_sha = (json.loads(tags[key]) for key in ("source_sha256", "sha256"))
