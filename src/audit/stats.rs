@@ -230,7 +230,11 @@ mod tests {
         assert_ne!(mean_within(&v, 4).1, [lo, hi]);
         assert_eq!(wilson(0, 20)[0], 0.0);
         assert_eq!(wilson(20, 20)[1], 1.0);
+        // equal answers: no doubt at all where Wilson's interval is even, and less than of samples apart elsewhere
+        let even = [true, false, true, false];
+        assert!(paired_difference(&even, &even).iter().all(|v| v.abs() < 1e-9));
         let same = [true, false, true, true];
-        assert!(paired_difference(&same, &same).iter().all(|v| v.abs() < 1e-9));
+        let ([lo, hi], [apart_lo, apart_hi]) = (paired_difference(&same, &same), difference((3, 4), (3, 4)));
+        assert!(lo <= 0.0 && hi >= 0.0 && hi - lo < 0.7 * (apart_hi - apart_lo), "{lo} {hi} {apart_lo} {apart_hi}");
     }
 }
