@@ -347,7 +347,7 @@ fn outputs_that_cannot_be_written() {
         room.refused(&["fisher", m, "--inputs", c, "-o", out], words);
         room.refused(&forget(&model, out, &FIXED), words);
     }
-    room.usage(&["forget", arg(&model), "--inputs", arg(&codes), "--class", "0"], &["-o"]);
+    room.usage(&["forget", arg(&model), "--inputs", arg(&codes), "--class", "0"], &["OUT.onnx"]);
     let copy = room.write("m.onnx", std::fs::read(&model).unwrap());
     // nothing that is read is ever written
     let inputs = room.write("c.npz", std::fs::read(&codes).unwrap());
