@@ -146,6 +146,8 @@ fn the_search_takes_steps_of_both_parts() {
     }
     assert_eq!(found["inputs"]["forgotten_answered_after"], 0);
     assert_eq!(found["inputs"]["retained_right_after"], 9);
+    // one forget input; every place that was tried is one step, taken once
+    assert_eq!(found["passes"]["steps"].as_u64().unwrap(), found["tried"].as_array().unwrap().len() as u64);
     let head = forget(&["--engine", "cpu", "--depth", "head"]).0;
     assert_eq!(share(&head), 1.0);
     assert_eq!(head["inputs"]["forgotten_answered_after"], 0);

@@ -333,6 +333,17 @@ fn strengths_that_do_not_belong_to_the_rule() {
 // ---- where output goes --------------------------------------------------------------------------
 
 #[test]
+fn help_begins_with_what_the_command_does() {
+    for (command, does) in
+        [("forget", "Makes a classifier forget"), ("fisher", "Estimates"), ("verify", "Holds a model")]
+    {
+        let out = tool([command, "--help"]).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(text.starts_with(does), "{command}: {text}");
+    }
+}
+
+#[test]
 fn outputs_that_cannot_be_written() {
     let room = Room::new();
     let (model, codes) = (model(), codes());

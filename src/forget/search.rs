@@ -55,6 +55,8 @@ pub struct Trials<'a> {
     rewriters: Vec<(Rule, Rewriter)>,
     ascents: Vec<(Part, Ascent<'a>)>,
     stepped: usize,
+    /// Where the last search of an ascent ended, so that its steps need not be taken again.
+    walked: Option<(Strength, Weights, Answers)>,
 }
 
 impl<'a> Trials<'a> {
@@ -69,7 +71,7 @@ impl<'a> Trials<'a> {
         aim: &'a Aim,
     ) -> Self {
         let (rewriters, ascents) = (Vec::new(), Vec::new());
-        Self { classifier, engine, answerer, old, basis, data, aim, rewriters, ascents, stepped: 0 }
+        Self { classifier, engine, answerer, old, basis, data, aim, rewriters, ascents, stepped: 0, walked: None }
     }
 
     /// The weights as they came.
@@ -114,6 +116,11 @@ impl<'a> Trials<'a> {
         self.ascents[i].1.step(weights)
     }
 
+    /// Keeps what [`Trials::at`] would work out for this strength.
+    pub(super) fn keep(&mut self, strength: Strength, weights: Weights, answers: Answers) {
+        self.walked = Some((strength, weights, answers));
+    }
+
     /// Samples that were run forward and back for steps of the ascent.
     pub(super) fn stepped(&self) -> usize {
         self.stepped
@@ -146,6 +153,9 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// When the engine fails.
     pub fn at(&mut self, strength: &Strength) -> Result<(Weights, Answers)> {
+        if let Some((_, weights, answers)) = self.walked.as_ref().filter(|(s, ..)| s == strength) {
+            return Ok((weights.clone(), answers.clone()));
+        }
         if let Strength::Ascent { body, head } = *strength {
             let mut weights = self.old.clone();
             for part in std::iter::repeat_n(Part::Body, body).chain(std::iter::repeat_n(Part::Head, head)) {

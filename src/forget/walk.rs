@@ -71,6 +71,7 @@ pub(super) fn walk(
     head.go(trials, &mut place, tried, tick)?;
     let strength = place.strength();
     let candidate = trials.judge(&strength.to_string(), &place.answers);
+    trials.keep(strength, place.weights, place.answers);
     Ok((strength, candidate))
 }
 
@@ -132,7 +133,10 @@ impl Walk<'_> {
 /// Mean over the forget inputs of `log Σ_{k∈C_F} p_k − log Σ_{k∈C_R} p_k`.
 fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
-    for (_, (row, y)) in logits.chunks(classes).zip(labels).enumerate().filter(|(i, _)| aim.forgets(*i)) {
+    for (i, (row, y)) in logits.chunks(classes).zip(labels).enumerate() {
+        if !aim.forgets(i) {
+            continue;
+        }
         let answers = aim.answers(y);
         let side = |is_answer: bool| {
             let own = (0..classes).filter(|k| answers.contains(k) == is_answer).map(|k| row[k]);

@@ -40,7 +40,8 @@ pub(in crate::cli) enum Invocation {
 
 impl clap::Args for Invocation {
     fn augment_args(command: Command) -> Command {
-        let command = ManyArgs::augment_args(Args::augment_args(command));
+        // the last to augment has the last word on what the command is about
+        let command = Args::augment_args(ManyArgs::augment_args(command));
         command
             .mut_arg("model", |a| a.required(false).required_unless_present("requests"))
             .mut_arg("classes", |a| a.required(false).required_unless_present("requests"))
