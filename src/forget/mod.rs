@@ -218,7 +218,7 @@ pub fn check_range(forgotten: &[usize], classes: usize) -> Result<()> {
 }
 
 /// The weights as the file will hold them; `None` where its types hold everything that was computed.
-fn as_stored(classifier: &Classifier, engine: &dyn Engine, weights: &Weights) -> Result<Option<Weights>> {
+pub(crate) fn as_stored(classifier: &Classifier, engine: &dyn Engine, weights: &Weights) -> Result<Option<Weights>> {
     let model = classifier.model();
     let mut stored = weights.clone();
     let mut is_narrower = false;
