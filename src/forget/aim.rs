@@ -45,6 +45,17 @@ impl Aim {
         }
         Ok(Self { is_forgotten, classes: request.classes.clone() })
     }
+    /// The same classes to forget among other inputs; none of these is a sample to forget.
+    pub(super) fn on(&self, data: &Labelled) -> Self {
+        let is_forgotten = data.y.iter().map(|y| self.classes.contains(y)).collect();
+        Self { is_forgotten, classes: self.classes.clone() }
+    }
+    /// The same where further samples follow these inputs.
+    pub(super) fn on_all(&self, data: &Labelled) -> Self {
+        let mut all = self.on(data);
+        all.is_forgotten[..self.is_forgotten.len()].copy_from_slice(&self.is_forgotten);
+        all
+    }
     /// True when this input is to be forgotten.
     pub fn forgets(&self, input: usize) -> bool {
         self.is_forgotten[input]

@@ -3,6 +3,7 @@
 mod aim;
 pub mod answers;
 pub mod ascent;
+pub mod calibration;
 mod doubt;
 mod fishers;
 pub mod rewrite;
@@ -20,6 +21,7 @@ use crate::onnx::Storage;
 use crate::tensor::Array;
 pub use aim::Aim;
 use answers::{Answerer, Answers};
+use calibration::{Calibration, Seen};
 pub use rules::{Rule, Strength};
 pub use scope::Scope;
 pub use search::Depth;
@@ -41,6 +43,10 @@ pub struct Request {
     pub scope: Scope,
     /// Patterns of weights that may not; `*` and `?` stand for characters.
     pub protect: Vec<String>,
+    /// Real samples that a search listens to beside the inputs.
+    pub calibration: Option<Labelled>,
+    /// The samples are part of the Fisher as well, as if they were inputs.
+    pub calibration_in_fisher: bool,
     /// True when the inputs were made from the model, so that they are not memorised.
     pub made: bool,
     /// Decides the noise of the rule that adds some.
@@ -62,6 +68,8 @@ impl Request {
             depth,
             scope,
             protect: Vec::new(),
+            calibration: None,
+            calibration_in_fisher: false,
             made: false,
             seed: 0,
             fisher: None,
@@ -97,6 +105,8 @@ pub struct Outcome {
     pub before: Answers,
     /// Answers to the labelled inputs after.
     pub after: Answers,
+    /// Answers to the calibration samples before and after, where there are some.
+    pub calibration: Option<[Seen; 2]>,
     /// Change of every weight.
     pub changes: Vec<Change>,
     /// The new elements of every weight that changed.
@@ -161,11 +171,18 @@ pub fn forget(
         progress(Stage::Fisher(n, total));
     };
     let retained_samples = (0..data.len()).filter(|&i| !aim.forgets(i)).count() as f64;
-    let fishers = fishers::fishers(classifier, engine, &old, data, &aim, request, done)?;
-    let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
+    let calibration = request.calibration.as_ref().map(|c| Calibration::new(data, c, &aim)).transpose()?;
+    let fishers = match &calibration {
+        Some(c) if request.calibration_in_fisher => {
+            fishers::fishers(classifier, engine, &old, &c.shown, &aim.on_all(&c.shown), request, done)?
+        }
+        _ => fishers::fishers(classifier, engine, &old, data, &aim, request, done)?,
+    };
+    let shown = calibration.as_ref().map_or(data.len(), |c| c.shown.len());
+    let answerer = Answerer::new(classifier, engine, shown.min(256), true)?;
     let head = answerer.head.clone();
     let basis = scope::narrow(fishers.basis, request.scope, &head, &request.protect)?;
-    let mut trials = Trials::new(classifier, engine, answerer, &old, basis, data, &aim);
+    let mut trials = Trials::new(classifier, engine, answerer, &old, basis, data, &aim).calibrated(calibration);
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
@@ -188,7 +205,23 @@ pub fn forget(
     let (changes, new) = compare(&old, &weights)?;
     (passes.search, passes.steps) = (trials.passes(), trials.stepped());
     let (one_by_one, estimated) = (fishers.one_by_one, fishers.estimated);
-    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one, estimated, passes, aim, head, doubts })
+    let calibration = start.calibration.zip(end.calibration).map(|(a, b)| [a, b]);
+    let [before, after] = [before, after].map(|a| a.first(data.len()));
+    Ok(Outcome {
+        strength,
+        tried,
+        before,
+        after,
+        calibration,
+        changes,
+        new,
+        one_by_one,
+        estimated,
+        passes,
+        aim,
+        head,
+        doubts,
+    })
 }
 
 /// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.

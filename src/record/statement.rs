@@ -176,6 +176,8 @@ pub enum Role {
     Forget,
     /// A Fisher file.
     Fisher,
+    /// Samples that the search listened to.
+    Calibration,
 }
 
 /// What ran.

@@ -47,15 +47,15 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            steps: 400,
+            steps: 1000,
             batch: 64,
             rate: 0.01,
             momentum: 0.9,
             decay: 5e-4,
-            t_mix: 0.2,
+            t_mix: 0.1,
             until: 0.9,
-            look_every: 20,
-            hold_out: 500,
+            look_every: 50,
+            hold_out: 1000,
             seed: 0,
         }
     }

@@ -328,7 +328,12 @@ fn measures(run: &Finished<'_>, changes: &Changes) -> Measures {
 impl Args {
     /// Every file and folder that is read beside the model.
     pub(super) fn sources(&self) -> Vec<(&Path, Role)> {
-        let all = [(&self.inputs, Role::Inputs), (&self.aim.forget_inputs, Role::Forget), (&self.fisher, Role::Fisher)];
+        let all = [
+            (&self.inputs, Role::Inputs),
+            (&self.aim.forget_inputs, Role::Forget),
+            (&self.fisher, Role::Fisher),
+            (&self.calibration, Role::Calibration),
+        ];
         all.into_iter().filter_map(|(path, role)| Some((path.as_deref()?, role))).collect()
     }
 
@@ -340,13 +345,14 @@ impl Args {
             (self.model.batch_axes.iter().cloned().collect(), self.model.dims.iter().cloned().collect());
         let all = json!({
             "batchAxes": axes,
+            "calibrationInFisher": self.calibration_in_fisher,
             "classes": self.classes,
             "depth": name(&|| self.depth.to_possible_value()),
             "dims": dims,
             "engine": self.engine.name(),
             "forgotten": self.forgotten,
             "inPlace": self.in_place,
-            "inputs": if made && self.aim.forget_inputs.is_none() { Value::Null } else { self.scaling.parameters() },
+            "inputs": if made && self.aim.forget_inputs.is_none() && self.calibration.is_none() { Value::Null } else { self.scaling.parameters() },
             "layers": self.model.layers,
             "modelClasses": classes,
             "nameClass": self.artefacts.record.name_class,

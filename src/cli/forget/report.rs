@@ -5,6 +5,7 @@ use super::checks::Check;
 use crate::cli::codes::Made;
 use crate::cli::common::EngineReport;
 use crate::forget::answers::Answers;
+use crate::forget::calibration::Seen;
 use crate::forget::search::Candidate;
 use crate::forget::{Aim, Change, Outcome, Passes};
 use crate::onnx::Rounding;
@@ -39,6 +40,8 @@ pub(super) struct InputReport {
     pub(super) forgotten_answered_before: usize,
     pub(super) forgotten_answered_after: usize,
     pub(super) old_head_answered_after: Option<usize>,
+    /// What the calibration samples said before and after, where there are some.
+    pub(super) calibration: Option<[Seen; 2]>,
 }
 
 impl InputReport {
@@ -52,6 +55,14 @@ impl InputReport {
             answer("forgotten, still answered", still, self.forgotten_answered_after, forgotten),
         ];
         all.extend(self.old_head_answered_after.map(|n| answer("forgotten, under the old head", still, n, forgotten)));
+        if let Some([b, a]) = &self.calibration {
+            let (others, lost) = (b.retained_samples, b.forgotten_samples);
+            let rows = [
+                answer("calibration, answered rightly", b.retained_right, a.retained_right, others),
+                answer("calibration, still answered", b.forgotten_answered, a.forgotten_answered, lost),
+            ];
+            all.extend(rows.into_iter().filter(|r| r.before.1 > 0));
+        }
         all
     }
 }
@@ -116,7 +127,10 @@ impl Report {
             checks: Vec::new(),
             strength: names.iter().copied().zip(o.strength.values()).collect(),
             candidates: o.tried.len(),
-            inputs: inputs(&o.aim, run.truth, &o.before, &o.after),
+            inputs: InputReport {
+                calibration: o.calibration.clone(),
+                ..inputs(&o.aim, run.truth, &o.before, &o.after)
+            },
             head_share: o.changes.iter().filter(|c| o.head.contains(&c.name)).map(|c| c.share).sum(),
             weights_changed: o.changes.iter().filter(|c| c.changed > 0).count(),
             elements_changed: o.changes.iter().map(|c| c.changed).sum(),
@@ -233,5 +247,6 @@ fn inputs(aim: &Aim, truth: &[usize], before: &Answers, after: &Answers) -> Inpu
         forgotten_answered_before: count(&before.logits, &answered),
         forgotten_answered_after: count(&after.logits, &answered),
         old_head_answered_after: after.old_head.as_ref().map(|z| count(z, &answered)),
+        calibration: None,
     }
 }
