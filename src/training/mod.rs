@@ -48,10 +48,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             steps: 1000,
-            batch: 64,
+            batch: 128,
             rate: 0.01,
             momentum: 0.9,
-            decay: 5e-4,
+            decay: 1e-4,
             t_mix: 0.1,
             until: 0.9,
             look_every: 50,
