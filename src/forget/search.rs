@@ -42,7 +42,7 @@ impl Candidate {
         real && self.finite && self.forget_answered == 0.0 && self.retained_answered >= 0.9 * start.retained_answered
     }
     /// `A_R + E_F` on the inputs, and probabilities to tell equals apart.
-    fn value(&self) -> f64 {
+    pub(super) fn value(&self) -> f64 {
         let answers = self.retained_answered - self.forget_answered;
         let real = self.calibration.as_ref().map_or(0.0, |c| c.retained_probability - c.forget_probability);
         answers + real + 0.01 * (self.retained_probability - self.forget_probability)
@@ -55,6 +55,8 @@ pub struct Trials<'a> {
     engine: &'a dyn Engine,
     answerer: Answerer,
     old: &'a Weights,
+    /// Where the old head is taken from.
+    original: &'a Weights,
     basis: Basis,
     data: &'a Labelled,
     aim: &'a Aim,
@@ -78,12 +80,13 @@ impl<'a> Trials<'a> {
         aim: &'a Aim,
     ) -> Self {
         let (rewriters, ascents) = (Vec::new(), Vec::new());
-        let (calibration, walked) = (None, None);
+        let (original, calibration, walked) = (old, None, None);
         Self {
             classifier,
             engine,
             answerer,
             old,
+            original,
             basis,
             data,
             aim,
@@ -99,6 +102,11 @@ impl<'a> Trials<'a> {
     /// samples.
     pub(super) fn calibrated(self, calibration: Option<Calibration>) -> Self {
         Self { calibration: calibration.map(Rc::new), ..self }
+    }
+
+    /// The same where `old` was changed before: these are the weights as they came in the file.
+    pub(super) fn since(self, original: &'a Weights) -> Self {
+        Self { original, ..self }
     }
 
     /// Samples that are listened to beside the inputs.
@@ -164,7 +172,7 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub fn before(&mut self) -> Result<Answers> {
         let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
-        self.answerer.answer(self.old, self.old, shown, &mut |_| ())
+        self.answerer.answer(self.old, self.original, shown, &mut |_| ())
     }
 
     /// What the inputs say of the old weights.
@@ -178,8 +186,7 @@ impl<'a> Trials<'a> {
 
     /// What these answers to the inputs say.
     pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
-        let calibration = self.calibration.as_ref().map(|c| c.see(answers));
-        Candidate { calibration, ..score(strength, answers, &self.data.y, self.aim) }
+        judge(strength, answers, self.data, self.aim, self.calibration.as_deref())
     }
 
     /// Weights and answers at a strength.
@@ -217,7 +224,7 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub fn answers(&mut self, weights: &Weights) -> Result<Answers> {
         let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
-        self.answerer.answer(weights, self.old, shown, &mut |_| ())
+        self.answerer.answer(weights, self.original, shown, &mut |_| ())
     }
 
     /// What the inputs say of a strength.
@@ -228,6 +235,18 @@ impl<'a> Trials<'a> {
         let (_, answers) = self.at(strength)?;
         Ok(self.judge(&strength.to_string(), &answers))
     }
+}
+
+/// What these answers to the inputs, and to calibration samples after them, say.
+pub(super) fn judge(
+    strength: &str,
+    answers: &Answers,
+    data: &Labelled,
+    aim: &Aim,
+    calibration: Option<&Calibration>,
+) -> Candidate {
+    let calibration = calibration.map(|c| c.see(answers));
+    Candidate { calibration, ..score(strength, answers, &data.y, aim) }
 }
 
 fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Candidate {

@@ -23,7 +23,7 @@ use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
 use aim::AimArgs;
 use artefacts::{ArtefactArgs, Finished};
-use options::{DepthName, ScopeName, StrengthArgs};
+use options::{DepthName, ScopeName, StrategyName, StrengthArgs};
 pub(super) use record::read_pem;
 use report::{Report, Run};
 pub(super) use requests::Invocation;
@@ -73,6 +73,9 @@ pub(super) struct Args {
     in_place: bool,
     #[command(flatten)]
     strength: StrengthArgs,
+    /// How several classes are forgotten.
+    #[arg(long, value_enum, default_value_t)]
+    strategy: StrategyName,
     /// How deep a searched strength goes.
     #[arg(long, value_enum, default_value_t)]
     depth: DepthName,
@@ -160,6 +163,7 @@ impl Args {
         let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
+            strategy: self.strategy.into(),
             depth: self.depth.into(),
             scope: self.scope.into(),
             protect: self.protect.clone(),

@@ -6,6 +6,7 @@ use crate::cli::codes::Made;
 use crate::cli::common::EngineReport;
 use crate::forget::answers::Answers;
 use crate::forget::calibration::Seen;
+use crate::forget::groups::Grouping;
 use crate::forget::search::Candidate;
 use crate::forget::{Aim, Change, Outcome, Passes};
 use crate::onnx::Rounding;
@@ -85,6 +86,8 @@ pub(super) struct Report {
     pub(super) passes: Passes,
     pub(super) rule: &'static str,
     pub(super) strength: Vec<(&'static str, f64)>,
+    /// Where several classes were forgotten: how, stage by stage.
+    pub(super) grouping: Option<Grouping>,
     pub(super) candidates: usize,
     pub(super) tried: Vec<Candidate>,
     pub(super) inputs: InputReport,
@@ -126,6 +129,7 @@ impl Report {
             doubts: o.doubts.clone(),
             checks: Vec::new(),
             strength: names.iter().copied().zip(o.strength.values()).collect(),
+            grouping: o.grouping.clone(),
             candidates: o.tried.len(),
             inputs: InputReport {
                 calibration: o.calibration.clone(),
@@ -177,6 +181,9 @@ impl Report {
             r.candidates,
             r.seed
         );
+        if let Some(grouping) = &r.grouping {
+            out += &grouped(grouping);
+        }
         if let Some(file) = &r.fisher {
             let estimated: Vec<String> = r.estimated.iter().map(|c| format!(", class {c} estimated")).collect();
             out += &format!("fisher:   {}{}\n", file.display(), estimated.concat());
@@ -229,6 +236,31 @@ impl Report {
         r.checks.iter().for_each(|check| out += &format!("{check}\n"));
         out
     }
+}
+
+/// How several classes were forgotten.
+fn grouped(g: &Grouping) -> String {
+    let list = |classes: &[usize]| classes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let mut out = format!("strategy: {}", g.taken.name());
+    if g.tried.len() > 1 {
+        let tried = g.tried.iter().map(|(s, doubts)| format!("{} ({doubts} doubts)", s.name()));
+        out += &format!(", of {}", tried.collect::<Vec<_>>().join(", "));
+    }
+    out.push('\n');
+    if !g.similar.is_empty() {
+        let groups: Vec<String> = g.similar.iter().map(|c| format!("{{{}}}", list(c))).collect();
+        let overlaps: Vec<String> = g.overlaps.iter().take(15).map(|(a, b, v)| format!("{a}-{b} {v:.2}")).collect();
+        let more = if g.overlaps.len() > 15 { ", …" } else { "" };
+        out += &format!("similar:  {} (overlap {}{more})\n", groups.join(" "), overlaps.join(", "));
+    }
+    if g.steps.len() > 1 {
+        for s in &g.steps {
+            let what = if s.shared { "what is shared by" } else { "class" };
+            let strengths: Vec<String> = s.strength.iter().map(|(n, v)| format::strength(n, *v)).collect();
+            out += &format!("  {what} {}: {} with {}\n", list(&s.classes), s.rule, strengths.join(", "));
+        }
+    }
+    out
 }
 
 fn inputs(aim: &Aim, truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
