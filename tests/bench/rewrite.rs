@@ -5,9 +5,8 @@
 //! FOLDER should lie on a disk; the files in it are removed again. The two are timed in turn, seven times; medians count.
 //! Memory is what the process holds beyond the mapped file and the new values, which the caller brings.
 
-use onnx_unlearn::onnx::Model;
-use onnx_unlearn::onnx::patch::{PatchOptions, patch};
 use onnx_unlearn::onnx::proto::{self, DataType};
+use onnx_unlearn::onnx::{Model, PatchOptions, patch};
 use onnx_unlearn::tensor::Array;
 use onnx_unlearn::{Error, Result};
 use std::fs::{self, File};
