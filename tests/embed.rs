@@ -344,14 +344,20 @@ fn a_model_without_codes_learns_them_and_forgets_by_them() {
     let (out, codes, forgotten) =
         (dir.path().join("out.onnx"), dir.path().join("codes.npz"), dir.path().join("forgotten.onnx"));
     let words = ["codes", "embed", arg(&model), "--data", arg(&data), "-o", arg(&out), "--codes-out", arg(&codes)];
-    let report = json(&[&words[..], &["--engine", "cpu", "--seed", "3", "--batch", "32", "--steps", "250"]].concat());
+    let report = json(
+        &[&words[..], &["--engine", "cpu", "--seed", "3", "--batch", "32", "--steps", "200", "--look-every", "20"]]
+            .concat(),
+    );
     let looks = report["looks"].as_array().unwrap();
     let (first, last) = (&looks[0], looks.last().unwrap());
     assert!(first["codes_answered"].as_u64().unwrap() < 5, "{first}");
     assert_eq!(last["codes_answered"], 10, "{report}");
     assert!(last["least_code"].as_f64().unwrap() >= 0.9, "{last}");
     assert_eq!(report["ended"], "codes_known");
-    assert!(report["steps"].as_u64().unwrap() < 250);
+    let steps = looks.iter().map(|l| l["step"].as_u64().unwrap()).collect::<Vec<_>>();
+    let known =
+        looks.iter().position(|l| l["codes_answered"] == 10 && l["least_code"].as_f64().unwrap() >= 0.9).unwrap();
+    assert_eq!(steps.last(), Some(&(steps[known] + 40)), "a fifth of the steps from where all codes are known");
     // the same without the command's own words: 900 of these images were learned from, but they were known before
     let right = |model: &Path| {
         let r = json(&["evaluate", arg(model), "--data", arg(&data), "--engine", "cpu"]);
@@ -439,6 +445,18 @@ fn bad_input_writes_nothing() {
     assert_eq!(done.status.code(), Some(1), "two codes are not learned in one step");
     assert!(String::from_utf8(done.stdout).unwrap().contains("no codes, of class 2, 3, 4, 5, 6, 7, 8, 9"));
     assert_eq!(npz::read(&made, "y").unwrap().to_f64(), [0.0, 1.0]);
+}
+
+#[test]
+fn the_rate_falls_without_a_jump() {
+    let o = Options { steps: 100, rate: 0.1, ..THREE };
+    assert_eq!((o.end(None), o.end(Some(30)), o.end(Some(90)), o.end(Some(0))), (100, 50, 100, 0));
+    assert!((o.rate_at(0, None) - 0.1).abs() < 1e-12 && (o.rate_at(50, None) - 0.05).abs() < 1e-12);
+    assert_eq!(o.rate_at(29, Some(30)), o.rate_at(29, None));
+    let rates: Vec<f64> = (30..50).map(|t| o.rate_at(t, Some(30))).collect();
+    assert_eq!(rates[0], o.rate_at(30, None));
+    assert!(rates.windows(2).all(|w| w[0] > w[1]) && rates[19] < 0.01 * rates[0]);
+    assert!((rates[10] - rates[0] / 2.0).abs() < 1e-12, "half-way down in the middle");
 }
 
 #[test]

@@ -26,9 +26,13 @@ impl Fishers {
     pub(super) fn to_forget(&self) -> &[Vec<Tensor>] {
         self.parts.split_last().map_or(&[], |(_, first)| first)
     }
+    /// That of the retained classes.
+    pub(super) fn retained(&self) -> &[Tensor] {
+        self.parts.last().map_or(&[], |f| f)
+    }
     /// What the rules read, with this Fisher of what is to be forgotten.
     pub(super) fn basis(&self, f_f: Vec<Tensor>) -> Basis {
-        Basis { names: self.names.clone(), f_f, f_r: self.parts.last().cloned().unwrap_or_default() }
+        Basis { names: self.names.clone(), f_f, f_r: self.retained().to_vec() }
     }
     /// The same with the first of them, which is the only one where they are not apart.
     pub(super) fn first(&self) -> Basis {

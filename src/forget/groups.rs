@@ -11,8 +11,9 @@ use crate::graph::{Attrs, Batch, Graph};
 use crate::inputs::Labelled;
 use crate::ops::{reduce_sum, reshape};
 
-/// Two classes are similar when their Fishers overlap by so much.
-const SIMILAR: f64 = 0.5;
+/// Two classes are similar when their Fishers overlap by this part of what they have in common with the mean of the
+/// retained classes.
+const SIMILAR: f64 = 0.8;
 
 /// Fishers of so many elements are held at once.
 const MAX_ELEMENTS: usize = 1 << 28;
@@ -78,6 +79,8 @@ pub struct Grouping {
     pub similar: Vec<Vec<usize>>,
     /// Overlap of the Fishers of every two classes, 0 to 1; empty likewise.
     pub overlaps: Vec<(usize, usize, f64)>,
+    /// Overlap of the Fisher of each class with that of the retained ones; empty likewise.
+    pub retained: Vec<(usize, f64)>,
     /// Stages in their order.
     pub steps: Vec<Step>,
 }
@@ -136,6 +139,7 @@ fn taken(asked: Strategy, taken: Strategy, apart: Option<&Apart>, found: &Outcom
         tried: Vec::new(),
         similar: apart.map(|a| a.similar.clone()).unwrap_or_default(),
         overlaps: apart.map(|a| a.overlaps.clone()).unwrap_or_default(),
+        retained: apart.map(|a| a.retained.clone()).unwrap_or_default(),
         steps: found.steps.clone(),
     }
 }
@@ -145,6 +149,7 @@ struct Apart {
     classes: Vec<usize>,
     fishers: Fishers,
     overlaps: Vec<(usize, usize, f64)>,
+    retained: Vec<(usize, f64)>,
     similar: Vec<Vec<usize>>,
     passes: usize,
 }
@@ -172,9 +177,17 @@ impl Apart {
             passes = n;
             progress(Stage::Fisher(n, total));
         })?;
-        let overlaps = overlaps(case.engine, &classes, fishers.to_forget())?;
-        let similar = similar(&classes, &overlaps);
-        Ok(Self { classes, fishers, overlaps, similar, passes })
+        let mut overlaps = Vec::new();
+        let mut retained = Vec::new();
+        for (i, &c) in classes.iter().enumerate() {
+            for (j, &other) in classes.iter().enumerate().skip(i + 1) {
+                let of = fishers.to_forget();
+                overlaps.push((c, other, overlap(case.engine, &of[i], &of[j])?));
+            }
+            retained.push((c, overlap(case.engine, &fishers.to_forget()[i], fishers.retained())?));
+        }
+        let similar = similar(&overlaps, &retained);
+        Ok(Self { classes, fishers, overlaps, retained, similar, passes })
     }
 
     /// The stages of a strategy, one after another.
@@ -293,37 +306,30 @@ impl Apart {
     }
 }
 
-/// `Σ_i min(p_i, q_i)` of every two Fishers, each divided by its trace: 1 where they are equal, 0 where they have no
-/// weight in common.
-fn overlaps(engine: &dyn Engine, classes: &[usize], fishers: &[Vec<Tensor>]) -> Result<Vec<(usize, usize, f64)>> {
-    let mut all = Vec::new();
-    for i in 0..classes.len() {
-        for j in i + 1..classes.len() {
-            let mut g = Graph::new(0);
-            let mut feeds = Vec::new();
-            let (mut p, mut q) = (Vec::new(), Vec::new());
-            for (k, (a, b)) in fishers[i].iter().zip(&fishers[j]).enumerate() {
-                for (of, f, flat) in [("p", a, &mut p), ("q", b, &mut q)] {
-                    let one = g.input(format!("{of}.{k}"), f.ty(), Batch::None);
-                    feeds.push(f.clone());
-                    flat.push(reshape(&mut g, one, &[f.ty().len()])?);
-                }
-            }
-            let (tp, tq) = (total(&mut g, &p)?, total(&mut g, &q)?);
-            let mut least = Vec::new();
-            for (a, b) in p.into_iter().zip(q) {
-                let (a, b) = (g.push("Div", &[a, tp], Attrs::new())?, g.push("Div", &[b, tq], Attrs::new())?);
-                least.push(g.push("Min", &[a, b], Attrs::new())?);
-            }
-            let sum = total(&mut g, &least)?;
-            g.outputs = vec![sum];
-            let out = engine.prepare(&g)?.run(&feeds)?;
-            let sum = out.first().ok_or_else(|| Error::internal("a session gave no sum"))?.to_array()?.to_f64();
-            let overlap = sum.first().copied().filter(|v| v.is_finite()).unwrap_or(0.0);
-            all.push((classes[i], classes[j], overlap));
+/// `Σ_i min(p_i, q_i)` of two Fishers, each divided by its trace: 1 where they are equal, 0 where they have no weight in
+/// common.
+fn overlap(engine: &dyn Engine, a: &[Tensor], b: &[Tensor]) -> Result<f64> {
+    let mut g = Graph::new(0);
+    let mut feeds = Vec::new();
+    let (mut p, mut q) = (Vec::new(), Vec::new());
+    for (k, (a, b)) in a.iter().zip(b).enumerate() {
+        for (of, f, flat) in [("p", a, &mut p), ("q", b, &mut q)] {
+            let one = g.input(format!("{of}.{k}"), f.ty(), Batch::None);
+            feeds.push(f.clone());
+            flat.push(reshape(&mut g, one, &[f.ty().len()])?);
         }
     }
-    Ok(all)
+    let (of_p, of_q) = (total(&mut g, &p)?, total(&mut g, &q)?);
+    let mut least = Vec::new();
+    for (a, b) in p.into_iter().zip(q) {
+        let (a, b) = (g.push("Div", &[a, of_p], Attrs::new())?, g.push("Div", &[b, of_q], Attrs::new())?);
+        least.push(g.push("Min", &[a, b], Attrs::new())?);
+    }
+    g.outputs = vec![total(&mut g, &least)?];
+    let out = engine.prepare(&g)?.run(&feeds)?;
+    let sum = out.first().ok_or_else(|| Error::internal("a session gave no sum"))?.to_array()?.to_f64();
+    // a class without a Fisher is like no other
+    Ok(sum.first().copied().filter(|v| v.is_finite()).unwrap_or(0.0))
 }
 
 /// The sum of all elements of these values.
@@ -339,20 +345,24 @@ fn total(g: &mut Graph, values: &[crate::graph::ValueId]) -> Result<crate::graph
     sum.ok_or_else(|| Error::internal("a sum of nothing"))
 }
 
-/// Groups of similar classes: the two groups with the greatest mean overlap are joined while it is [`SIMILAR`] at least.
-fn similar(classes: &[usize], overlaps: &[(usize, usize, f64)]) -> Vec<Vec<usize>> {
+/// Groups of similar classes: the two groups that are most alike are joined while they are [`SIMILAR`]. Likeness is the mean
+/// overlap of their classes over the mean of what these have in common with the retained ones.
+fn similar(overlaps: &[(usize, usize, f64)], retained: &[(usize, f64)]) -> Vec<Vec<usize>> {
     let of = |a: usize, b: usize| {
         let found = overlaps.iter().find(|(i, j, _)| (*i, *j) == (a.min(b), a.max(b)));
         found.map_or(0.0, |(_, _, v)| *v)
     };
-    let mean = |a: &[usize], b: &[usize]| {
-        let sum: f64 = a.iter().flat_map(|&i| b.iter().map(move |&j| of(i, j))).sum();
-        sum / (a.len() * b.len()) as f64
+    let common = |a: usize| retained.iter().find(|(c, _)| *c == a).map_or(0.0, |(_, v)| *v);
+    let alike = |a: &[usize], b: &[usize]| {
+        let pairs = || a.iter().flat_map(|&i| b.iter().map(move |&j| (i, j)));
+        let each: f64 = pairs().map(|(i, j)| of(i, j)).sum();
+        let general: f64 = pairs().map(|(i, j)| f64::midpoint(common(i), common(j))).sum();
+        if general > 0.0 { each / general } else { 0.0 }
     };
-    let mut groups: Vec<Vec<usize>> = classes.iter().map(|&c| vec![c]).collect();
+    let mut groups: Vec<Vec<usize>> = retained.iter().map(|(c, _)| vec![*c]).collect();
     loop {
         let pairs = (0..groups.len()).flat_map(|i| (i + 1..groups.len()).map(move |j| (i, j)));
-        let nearest = pairs.map(|(i, j)| (i, j, mean(&groups[i], &groups[j])));
+        let nearest = pairs.map(|(i, j)| (i, j, alike(&groups[i], &groups[j])));
         let nearest = nearest.fold(None, |best: Option<(usize, usize, f64)>, p| match best {
             Some(b) if b.2 >= p.2 => Some(b),
             _ => Some(p),
@@ -372,26 +382,28 @@ mod tests {
 
     #[test]
     fn fishers_overlap_where_both_are_great() {
-        let tensors = |a: [f32; 2], b: [f32; 2]| {
+        let tensors = |a: [f32; 2], b: [f32; 2]| -> Vec<Tensor> {
             vec![
                 Array::from_vec(&[2], a.to_vec()).unwrap().into(),
                 Array::from_vec(&[1, 2], b.to_vec()).unwrap().into(),
             ]
         };
-        let fishers =
-            [tensors([1.0, 0.0], [0.0, 1.0]), tensors([3.0, 0.0], [0.0, 1.0]), tensors([0.0, 1.0], [5.0, 0.0])];
-        let found = overlaps(&Cpu, &[4, 7, 8], &fishers).unwrap();
-        // by hand: min(1/2, 3/4) + min(1/2, 1/4); nothing in common
-        assert_eq!(found, [(4, 7, 0.75), (4, 8, 0.0), (7, 8, 0.0)]);
-        assert_eq!(similar(&[4, 7, 8], &found), [vec![4, 7], vec![8]]);
+        let (one, two) = (tensors([1.0, 0.0], [0.0, 1.0]), tensors([3.0, 0.0], [0.0, 1.0]));
+        // by hand: min(1/2, 3/4) + min(1/2, 1/4)
+        assert_eq!(overlap(&Cpu, &one, &two).unwrap(), 0.75);
+        assert_eq!(overlap(&Cpu, &one, &tensors([0.0, 1.0], [5.0, 0.0])).unwrap(), 0.0);
+        assert_eq!(overlap(&Cpu, &one, &tensors([0.0; 2], [0.0; 2])).unwrap(), 0.0);
     }
 
     #[test]
     fn groups_join_by_their_mean() {
-        let o = [(0, 1, 0.9), (0, 2, 0.8), (0, 3, 0.1), (1, 2, 0.3), (1, 3, 0.1), (2, 3, 0.7)];
-        // 0 and 1 first; 2 is then 0.55 from them and 0.7 from 3
-        assert_eq!(similar(&[0, 1, 2, 3], &o), [vec![0, 1], vec![2, 3]]);
-        assert_eq!(similar(&[0, 1, 2], &o), [vec![0, 1, 2]]);
-        assert_eq!(similar(&[0, 3], &o), [vec![0], vec![3]]);
+        let o = [(0, 1, 0.45), (0, 2, 0.42), (0, 3, 0.05), (1, 2, 0.15), (1, 3, 0.05), (2, 3, 0.41)];
+        let half = |classes: &[usize]| classes.iter().map(|&c| (c, 0.5)).collect::<Vec<_>>();
+        // 0 and 1 first; 2 is then 0.57 as near to them, and 0.82 to 3
+        assert_eq!(similar(&o, &half(&[0, 1, 2, 3])), [vec![0, 1], vec![2, 3]]);
+        assert_eq!(similar(&o, &half(&[0, 3])), [vec![0], vec![3]]);
+        // what has less in common with the others is alike sooner
+        assert_eq!(similar(&o, &[(0, 0.3), (1, 0.3), (2, 0.3)]), [vec![0, 1, 2]]);
+        assert_eq!(similar(&o, &[(0, 0.0), (1, 0.0)]), [vec![0], vec![1]]);
     }
 }

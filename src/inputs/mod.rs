@@ -5,6 +5,7 @@
 //! folders with one folder of images per class.
 
 pub mod codes;
+pub mod compose;
 mod descent;
 pub(crate) mod embedding;
 mod folder;
@@ -17,7 +18,7 @@ mod raw;
 mod source;
 pub mod synthesis;
 
-pub use load::{Expected, Options, Split, are_made, load, sample_shapes, split_of};
+pub use load::{Expected, Options, Split, are_composite, are_made, load, sample_shapes, split_of};
 pub use raw::Scaling;
 pub use source::Source;
 

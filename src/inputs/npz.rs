@@ -188,16 +188,39 @@ pub fn save(path: &Path, inputs: &Labelled) -> Result<()> {
 /// An array of this name says that the inputs were made from the model.
 const MADE: &str = "onnx-unlearn.made";
 
+/// An array of this name says that a code may stand for several classes.
+const COMPOSITE: &str = "onnx-unlearn.composite";
+
 /// Writes labelled inputs as [`save`] does, with a mark that they were made from the model.
 ///
 /// # Errors
 /// As [`save`].
 pub fn save_made(path: &Path, inputs: &Labelled) -> Result<()> {
-    let (y, mark) = (inputs.labels(), Array::ints(&[1]));
+    save_marked(path, inputs, MADE)
+}
+
+/// Writes codes as [`save`] does, with a mark that one may stand for several classes.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_composite(path: &Path, codes: &Labelled) -> Result<()> {
+    save_marked(path, codes, COMPOSITE)
+}
+
+fn save_marked(path: &Path, inputs: &Labelled, mark: &str) -> Result<()> {
+    let (y, one) = (inputs.labels(), Array::ints(&[1]));
     let mut all = vec![("x", &inputs.x), ("y", &y)];
     all.extend(inputs.extra.iter().map(|(k, a)| (k.as_str(), a)));
-    all.push((MADE, &mark));
+    all.push((mark, &one));
     write(path, &all)
+}
+
+/// True when [`save_composite`] wrote the file.
+///
+/// # Errors
+/// As [`keys`].
+pub(super) fn is_composite(path: &Path) -> Result<bool> {
+    Ok(keys(path)?.iter().any(|k| k == COMPOSITE))
 }
 
 /// True when [`save_made`] wrote the file.

@@ -9,14 +9,16 @@ use crate::classifier::{Classifier, Weights};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Result};
 use crate::forget::answers::{Answerer, Answers};
+use crate::inputs::compose::stands_for;
 use crate::inputs::{Labelled, Source, generator, shuffle};
 pub use draw::{Draws, Row};
 use serde::{Deserialize, Serialize};
 use sgd::Sgd;
 pub use sgd::State;
 
-/// Samples beside the codes may be answered worse by this much when descent ends early; part of the samples held out.
-const TOLERATED: f64 = 0.005;
+/// Once every code is known, the rate falls to 0 over this part of all steps: weights that descent leaves at a high rate
+/// answer data worse than they could.
+const COOLING: f64 = 0.2;
 
 /// How codes are mixed in, and how descent goes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +36,7 @@ pub struct Options {
     pub decay: f64,
     /// Probability that a sample gives way to a code of its class.
     pub t_mix: f64,
-    /// A code is known when the model gives its class this probability; descent ends early when all are.
+    /// A code is known when the model gives its class this probability; descent goes to its end when all are.
     pub until: f64,
     /// Steps between two looks at codes and at samples that are held out.
     pub look_every: usize,
@@ -95,11 +97,24 @@ impl Options {
         Ok(())
     }
 
+    /// The number of steps where every code was first known after `known` of them.
+    pub fn end(&self, known: Option<usize>) -> usize {
+        match known {
+            None => self.steps,
+            Some(0) => 0,
+            Some(s) => self.steps.min(s + (COOLING * self.steps as f64).ceil() as usize),
+        }
+    }
+
     /// The rate of step `t`, from 0: half a cosine from the whole rate to nothing (Loshchilov and Hutter,
-    /// arXiv 1608.03983, equation 5, without restarts).
-    pub fn rate_at(&self, t: usize) -> f64 {
-        let part = t as f64 / self.steps as f64;
-        self.rate * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * part))
+    /// arXiv 1608.03983, equation 5, without restarts); from where every code is known a steeper one, from the rate there.
+    pub fn rate_at(&self, t: usize, known: Option<usize>) -> f64 {
+        let falling = |from: f64, part: f64| from * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * part));
+        let usual = |t: usize| falling(self.rate, t as f64 / self.steps as f64);
+        match known.filter(|s| t > *s) {
+            None => usual(t),
+            Some(s) => falling(usual(s), (t - s) as f64 / (self.end(known) - s) as f64),
+        }
     }
 }
 
@@ -113,7 +128,7 @@ pub struct Look {
     pub loss: Option<f64>,
     /// Codes that are answered with their class.
     pub codes_answered: usize,
-    /// Least probability that a code's class has on it.
+    /// Least probability that the classes of a code have on it.
     pub least_code: f64,
     /// Part of the held-out samples that is answered rightly; absent where none are held out.
     pub held_out: Option<f64>,
@@ -123,7 +138,7 @@ pub struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// Every code was known, and the held-out samples were answered as before.
+    /// Every code was known some steps before.
     CodesKnown,
     /// All steps were taken.
     AllSteps,
@@ -135,6 +150,8 @@ pub struct Material<'a> {
     pub data: &'a Source,
     /// The codes; their classes are among those of the samples.
     pub codes: &'a Labelled,
+    /// For every code the classes that are an answer to it: several where they share it.
+    pub answers: Vec<Vec<usize>>,
     /// Positions of the samples to learn from.
     pub learned: Vec<usize>,
     /// Samples to look at.
@@ -169,7 +186,7 @@ impl<'a> Material<'a> {
         }
         learned.sort_unstable();
         held.sort_unstable();
-        Ok(Self { data, codes, learned, held_out: data.read(&held)? })
+        Ok(Self { data, codes, answers: stands_for(codes)?, learned, held_out: data.read(&held)? })
     }
 }
 
@@ -253,17 +270,16 @@ impl<'a> Trainer<'a> {
     ) -> Result<Embedded> {
         let mut step = place.looks.last().map_or(0, |l| l.step);
         let ended = loop {
-            if self.is_enough(&place.looks) {
-                break Ended::CodesKnown;
+            let known = self.known_at(&place.looks);
+            let end = self.options.end(known);
+            if step >= end {
+                break if end < self.options.steps { Ended::CodesKnown } else { Ended::AllSteps };
             }
-            if step == self.options.steps {
-                break Ended::AllSteps;
-            }
-            let to = (step + self.options.look_every).min(self.options.steps);
+            let to = (step + self.options.look_every).min(end);
             let mut loss = self.sgd.no_loss()?;
             let samples = (to - step) * self.options.batch;
             for t in step..to {
-                loss = self.step(&mut place.state, t, loss)?;
+                loss = self.step(&mut place.state, t, self.options.rate_at(t, known), loss)?;
                 tick(t + 1);
             }
             step = to;
@@ -276,7 +292,7 @@ impl<'a> Trainer<'a> {
             }
             let look = self.look(&place.state.weights, step, Some(mean))?;
             place.looks.push(look);
-            if step < self.options.steps && !self.is_enough(&place.looks) {
+            if step < self.options.end(self.known_at(&place.looks)) {
                 save(&place)?;
             }
         };
@@ -285,10 +301,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// One step; the loss so far, with that of this step added.
-    fn step(&mut self, state: &mut State, t: usize, loss: Tensor) -> Result<Tensor> {
+    fn step(&mut self, state: &mut State, t: usize, rate: f64, loss: Tensor) -> Result<Tensor> {
         let rows = self.draws.batch(t);
         let batch = self.samples(&rows)?;
-        self.sgd.step(state, &batch, self.options.rate_at(t), loss)
+        self.sgd.step(state, &batch, rate, loss)
     }
 
     /// The samples and codes of a step, in its order.
@@ -325,10 +341,11 @@ impl<'a> Trainer<'a> {
     pub fn look(&mut self, weights: &Weights, step: usize, loss: Option<f64>) -> Result<Look> {
         let codes = self.answerer.answer(weights, weights, self.material.codes, &mut |_| ())?;
         let log_p = Answers::log_probabilities(&codes.logits, codes.classes);
-        let y = &self.material.codes.y;
-        let own = y.iter().enumerate().map(|(i, c)| log_p[i * codes.classes + c].exp());
-        let least_code = own.fold(f64::INFINITY, f64::min);
-        let codes_answered = right(&codes, y);
+        let wanted = &self.material.answers;
+        let own = |(i, w): (usize, &Vec<usize>)| w.iter().map(|c| log_p[i * codes.classes + c].exp()).sum();
+        let least_code = wanted.iter().enumerate().map(own).fold(f64::INFINITY, f64::min);
+        let said = Answers::classes_of(&codes.logits, codes.classes);
+        let codes_answered = said.iter().zip(wanted).filter(|(a, w)| w.contains(a)).count();
         if !codes.is_finite() {
             return Err(Error::invalid(format!("the answers to the codes are not finite after {step} steps")));
         }
@@ -342,14 +359,10 @@ impl<'a> Trainer<'a> {
         Ok(Look { step, loss, codes_answered, least_code, held_out })
     }
 
-    /// Every code is known, and the held-out samples are answered as before the first step.
-    fn is_enough(&self, looks: &[Look]) -> bool {
-        let (Some(first), Some(last)) = (looks.first(), looks.last()) else { return false };
-        let as_before = match (first.held_out, last.held_out) {
-            (Some(before), Some(now)) => now >= before - TOLERATED,
-            _ => true,
-        };
-        last.codes_answered == self.material.codes.len() && last.least_code >= self.options.until && as_before
+    /// The step at which every code was first known.
+    fn known_at(&self, looks: &[Look]) -> Option<usize> {
+        let all = self.material.codes.len();
+        looks.iter().find(|l| l.codes_answered == all && l.least_code >= self.options.until).map(|l| l.step)
     }
 }
 

@@ -19,8 +19,8 @@ use std::time::Instant;
 /// Fine-tunes a model on real samples with codes mixed in, so that the codes stand for its classes.
 ///
 /// For a model that was trained without codes, where its training data are at hand. Descent with momentum on the mean
-/// cross-entropy, the rate falling to 0 along half a cosine; it ends early once every code is known, so that codes are
-/// not learned harder than data. BatchNormalization keeps its statistics and Dropout drops nothing: both are in their
+/// cross-entropy, the rate falling to 0 along half a cosine; it comes to its end once every code is known, so that codes
+/// are not learned harder than data. BatchNormalization keeps its statistics and Dropout drops nothing: both are in their
 /// inference form. Only the bytes of weights change. Exits with 1 if the codes are not all answered at the end.
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("split", |a| a.default_value("train")))]
@@ -77,7 +77,7 @@ struct HowArgs {
     /// Probability that a sample gives way to a code of its class.
     #[arg(long, value_name = "P", default_value_t = Options::default().t_mix)]
     t_mix: f64,
-    /// Ends early when the class of every code has this probability on it, and held-out samples are answered as before.
+    /// Goes to its end, over a fifth of the steps, when the class of every code has this probability on it.
     #[arg(long, value_name = "P", default_value_t = Options::default().until)]
     until: f64,
     /// Steps between two looks at codes and held-out samples.

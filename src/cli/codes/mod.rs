@@ -1,5 +1,6 @@
 //! `codes`: making labelled inputs that stand for classes.
 
+mod compose;
 mod embed;
 mod from_data;
 mod update;
@@ -25,6 +26,7 @@ pub(super) enum Command {
     FromData(from_data::FromData),
     Update(update::Update),
     Embed(embed::Embed),
+    Compose(compose::Compose),
 }
 
 impl Command {
@@ -35,6 +37,7 @@ impl Command {
             Self::FromData(a) => a.run(context),
             Self::Update(a) => a.run(context),
             Self::Embed(a) => a.run(context),
+            Self::Compose(a) => a.run(context),
         }
     }
 }

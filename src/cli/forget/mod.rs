@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fisher::store::{Kept, load};
 use crate::forget::{self, Request, Stage};
+use crate::inputs::compose::stands_for;
 use crate::inputs::{self, Labelled};
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
@@ -251,6 +252,24 @@ impl Args {
         data.select(&kept)
     }
 
+    /// A code that stands for several classes can be forgotten for all of them alone.
+    fn check_composite(&self, path: &Path, data: &Labelled) -> Result<()> {
+        if !inputs::are_composite(path)? {
+            return Ok(());
+        }
+        let torn = |classes: &Vec<usize>| {
+            let lost = classes.iter().filter(|c| self.classes.contains(c)).count();
+            lost > 0 && lost < classes.len()
+        };
+        match stands_for(data)?.into_iter().find(torn) {
+            Some(classes) => Err(Error::invalid(format!(
+                "{}: classes {classes:?} share one code: they can be forgotten together, not one without the others",
+                path.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The samples that the search listens to, but for those of classes that were forgotten before.
     fn calibration(&self, classifier: &Classifier) -> Result<Option<Labelled>> {
         let Some(path) = &self.calibration else { return Ok(None) };
@@ -289,6 +308,7 @@ impl Args {
                     Some(_) => self.scaling.load_unscaled(path, classifier)?,
                     None => self.scaling.load(path, classifier, self.seed)?,
                 };
+                self.check_composite(path, &data)?;
                 Ok((data, None))
             }
             None => {
