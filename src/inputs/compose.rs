@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn codes(y: &[usize]) -> Labelled {
-        let x: Vec<f32> = (0..u8::try_from(4 * y.len()).unwrap()).map(f32::from).collect();
+        let x: Vec<f32> = (0..u16::try_from(4 * y.len()).unwrap()).map(|i| f32::from(i * i)).collect();
         Labelled::new(Array::from_vec(&[y.len(), 2, 2], x).unwrap(), y.to_vec()).unwrap()
     }
 
@@ -107,10 +107,10 @@ mod tests {
         let made = compose(&codes(&[2, 0, 1, 0, 1, 2]), &[vec![2, 0]], Blend::Mean, 0).unwrap();
         assert_eq!(made.y, [0, 0, 1, 1, 2, 2]);
         let rows: Vec<Vec<f64>> = (0..6).map(|i| made.select(&[i]).unwrap().x.to_f64()).collect();
-        // the first codes of 2 and 0 are 0..4 and 4..8, the second 20..24 and 12..16
-        assert_eq!((&rows[0], &rows[4]), (&vec![2.0, 3.0, 4.0, 5.0], &rows[0]));
-        assert_eq!((&rows[1], &rows[5]), (&vec![16.0, 17.0, 18.0, 19.0], &rows[1]));
-        assert_eq!((rows[2][0], rows[3][0]), (8.0, 16.0));
+        // the squares: the first codes of 2 and 0 are those of 0..4 and 4..8, the second of 20..24 and 12..16
+        assert_eq!((&rows[0], &rows[4]), (&vec![8.0, 13.0, 20.0, 29.0], &rows[0]));
+        assert_eq!((&rows[1], &rows[5]), (&vec![272.0, 305.0, 340.0, 377.0], &rows[1]));
+        assert_eq!((rows[2][0], rows[3][0]), (64.0, 256.0));
         assert_eq!(stands_for(&made).unwrap(), [vec![0, 2], vec![0, 2], vec![1], vec![1], vec![0, 2], vec![0, 2]]);
     }
 
