@@ -340,38 +340,38 @@ fn an_interrupted_command_leaves_its_checkpoint_alone_and_goes_on() {
 #[test]
 fn a_model_without_codes_learns_them_and_forgets_by_them() {
     let dir = TempDir::new().unwrap();
+    // several times as fast on convolutions, which no test of single steps needs
+    let engine = if common::ort().is_some() { "ort" } else { "cpu" };
     let (model, data) = (fixture("cnn_nocodes.onnx"), fixture("fmnist_test_1000.npz"));
     let (out, codes, forgotten) =
         (dir.path().join("out.onnx"), dir.path().join("codes.npz"), dir.path().join("forgotten.onnx"));
     let words = ["codes", "embed", arg(&model), "--data", arg(&data), "-o", arg(&out), "--codes-out", arg(&codes)];
-    let report = json(
-        &[&words[..], &["--engine", "cpu", "--seed", "3", "--batch", "32", "--steps", "200", "--look-every", "20"]]
-            .concat(),
-    );
+    let how = ["--engine", engine, "--seed", "3", "--batch", "32", "--steps", "100", "--t-mix", "0.25"];
+    let report = json(&[&words[..], &how, &["--look-every", "10", "--until", "0.5"]].concat());
     let looks = report["looks"].as_array().unwrap();
     let (first, last) = (&looks[0], looks.last().unwrap());
     assert!(first["codes_answered"].as_u64().unwrap() < 5, "{first}");
     assert_eq!(last["codes_answered"], 10, "{report}");
-    assert!(last["least_code"].as_f64().unwrap() >= 0.9, "{last}");
+    assert!(last["least_code"].as_f64().unwrap() >= 0.5, "{last}");
     assert_eq!(report["ended"], "codes_known");
     let steps = looks.iter().map(|l| l["step"].as_u64().unwrap()).collect::<Vec<_>>();
     let known =
-        looks.iter().position(|l| l["codes_answered"] == 10 && l["least_code"].as_f64().unwrap() >= 0.9).unwrap();
-    assert_eq!(steps.last(), Some(&(steps[known] + 40)), "a fifth of the steps from where all codes are known");
+        looks.iter().position(|l| l["codes_answered"] == 10 && l["least_code"].as_f64().unwrap() >= 0.5).unwrap();
+    assert_eq!(steps.last(), Some(&(steps[known] + 20)), "a fifth of the steps from where all codes are known");
     // the same without the command's own words: 900 of these images were learned from, but they were known before
     let right = |model: &Path| {
-        let r = json(&["evaluate", arg(model), "--data", arg(&data), "--engine", "cpu"]);
+        let r = json(&["evaluate", arg(model), "--data", arg(&data), "--engine", engine]);
         r["accuracy"].as_f64().unwrap()
     };
     assert!(right(&out) >= right(&model) - 0.01, "{} from {}", right(&out), right(&model));
     let bytes = [&model, &out].map(|p| std::fs::read(p).unwrap());
     assert_eq!(bytes[0].len(), bytes[1].len());
     let words = ["forget", arg(&out), "--inputs", arg(&codes), "--class", "7", "-o", arg(&forgotten)];
-    let r = json(&[&words[..], &["--engine", "cpu"]].concat());
+    let r = json(&[&words[..], &["--engine", engine]].concat());
     assert_eq!(r["inputs"]["forgotten_answered_before"], 1);
     assert_eq!(r["inputs"]["forgotten_answered_after"], 0);
     assert_eq!(r["inputs"]["retained_right_after"], 9);
-    let r = json(&["evaluate", arg(&forgotten), "--data", arg(&data), "--forgotten", "7", "--engine", "cpu"]);
+    let r = json(&["evaluate", arg(&forgotten), "--data", arg(&data), "--forgotten", "7", "--engine", engine]);
     assert!(r["A_F"].as_f64().unwrap() <= 0.01 && r["A_R"].as_f64().unwrap() > 0.85, "{r}");
 }
 

@@ -175,6 +175,14 @@ impl<'a> Trials<'a> {
         self.answerer.answer(self.old, self.original, shown, &mut |_| ())
     }
 
+    /// Answers under the weights as they came in the file; `before` are those under the old ones.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn originally(&mut self, before: &Answers) -> Result<Answers> {
+        if std::ptr::eq(self.old, self.original) { Ok(before.clone()) } else { self.answers(self.original) }
+    }
+
     /// What the inputs say of the old weights.
     ///
     /// # Errors

@@ -47,7 +47,8 @@ pub(super) fn walk(
     let labels = &trials.data().y;
     let aim = trials.aim();
     let odds = |logits: &[f64]| log_odds(logits, before.classes, labels, aim);
-    let certainty = odds(&before.logits).max(0.0);
+    // what data were certain of, whatever an earlier stage has made of the inputs
+    let certainty = odds(&trials.originally(&before)?.logits).max(0.0);
     let real = trials.calibration();
     let kept = match (request.depth, request.made || real.is_some()) {
         (Depth::Body, _) => KEPT_DEEP,
