@@ -4,9 +4,10 @@
 use super::layout::aligned;
 use super::linalg::{Mat, Real, gemm};
 use super::squared::{self, Extents, Factors};
+use super::squares::lower_product;
 use super::support::{broadcast, broadcast_strides, given, rows, strides};
 use super::tile::Tile;
-use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp};
+use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, reshape, transpose};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::tensor::{Array, TensorType};
@@ -401,9 +402,21 @@ impl Op for MatMulSquared {
         let &[Some(a), Some(b), Some(u)] = inputs else {
             return Err(Error::internal("MatMulSquared takes three inputs"));
         };
-        let y = g.push("MatMul", &[a, b], Attrs::new())?;
-        let sum = g.push("WeightedSquareSum", &[y, u], Attrs::new())?;
-        Ok(Some(vec![sum]))
+        let (&[n, k, t], &[.., m]) = (g.shape(a), g.shape(b)) else {
+            return Err(Error::internal("MatMulSquared takes [n,k,t] and [n,t,m]"));
+        };
+        if t != 1 {
+            return Ok(Some(vec![lower_product(g, a, b, u)?]));
+        }
+        // (a bᵀ)² = a² (b²)ᵀ: one product over the samples for each sum
+        let sums = g.shape(u)[0];
+        let (a, b) = (reshape(g, a, &[1, n, k])?, reshape(g, b, &[n, m])?);
+        let aa = g.push("Mul", &[a, a], Attrs::new())?;
+        let bb = g.push("Mul", &[b, b], Attrs::new())?;
+        let u = reshape(g, u, &[sums, n, 1])?;
+        let left = g.push("Mul", &[aa, u], Attrs::new())?;
+        let left = transpose(g, left, &[0, 2, 1])?;
+        Ok(Some(vec![g.push("MatMul", &[left, bb], Attrs::new())?]))
     }
 }
 

@@ -1,7 +1,9 @@
 //! How long a Fisher takes once everything is loaded, and what its parts take: one JSON line for each measurement, in
 //! seconds. The tables in docs/benchmarks.md read these lines; tests/bench/peers.py prints them beside PyTorch's.
 //!
-//!     cargo bench --bench fisher -- MODEL INPUTS.npz ENGINE [REPEATS]
+//!     cargo bench --bench fisher -- MODEL INPUTS.npz ENGINE [REPEATS [WHAT]]
+//!
+//! WHAT is the one measurement to make.
 
 use onnx_unlearn::autodiff::gradient::Mode;
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights, batch_feeds};
@@ -20,7 +22,7 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [model, source, engine, rest @ ..] = &args[..] else {
         // `cargo test --benches` runs every bench without arguments
-        println!("usage: MODEL INPUTS.npz ENGINE [REPEATS]");
+        println!("usage: MODEL INPUTS.npz ENGINE [REPEATS [WHAT]]");
         return Ok(());
     };
     let choice = match engine.as_str() {
@@ -30,7 +32,8 @@ fn main() -> Result<()> {
         other => return Err(Error::invalid(format!("no engine is called '{other}'"))),
     };
     let repeats = rest.first().and_then(|r| r.parse().ok()).unwrap_or(7);
-    let mut bench = Bench { model, engine, repeats };
+    let only = rest.get(1).map(String::as_str);
+    let bench = Bench { model, engine, repeats, only };
     let engine = choose(choice, None)?.engine;
     let engine = &*engine;
     let start = Instant::now();
@@ -51,9 +54,15 @@ struct Bench<'a> {
     model: &'a str,
     engine: &'a str,
     repeats: usize,
+    /// The one measurement to make.
+    only: Option<&'a str>,
 }
 
 impl Bench<'_> {
+    fn wants(&self, what: &str) -> bool {
+        self.only.is_none_or(|only| only == what)
+    }
+
     fn say(&self, what: &str, seconds: &[f64]) {
         let mut sorted = seconds.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -63,7 +72,7 @@ impl Bench<'_> {
     }
 
     /// Runs once to warm up, then measures.
-    fn repeat(&mut self, what: &str, mut run: impl FnMut() -> Result<()>) -> Result<()> {
+    fn repeat(&self, what: &str, mut run: impl FnMut() -> Result<()>) -> Result<()> {
         let mut seconds = Vec::new();
         for i in 0..=self.repeats {
             let start = Instant::now();
@@ -77,7 +86,10 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn forward(&mut self, c: &Classifier, engine: &dyn Engine, data: &Labelled) -> Result<()> {
+    fn forward(&self, c: &Classifier, engine: &dyn Engine, data: &Labelled) -> Result<()> {
+        if !self.wants("answers") {
+            return Ok(());
+        }
         let g = c.bind(data.len())?.graph;
         let mut session = engine.prepare(&g)?;
         let (feeds, _) = batch_feeds(&g, data, 0, data.len(), data.len())?;
@@ -86,7 +98,10 @@ impl Bench<'_> {
     }
 
     /// The gradient summed over the samples.
-    fn gradients(&mut self, c: &Classifier, engine: &dyn Engine, data: &Labelled) -> Result<()> {
+    fn gradients(&self, c: &Classifier, engine: &dyn Engine, data: &Labelled) -> Result<()> {
+        if !self.wants("gradients, summed") {
+            return Ok(());
+        }
         let g: Graph = c.gradients(data.len(), Mode::Sum)?.graph;
         let mut session: Box<dyn Session> = engine.prepare(&g)?;
         let (feeds, part) = batch_feeds(&g, data, 0, data.len(), data.len())?;
@@ -97,7 +112,7 @@ impl Bench<'_> {
     }
 
     fn fisher(
-        &mut self,
+        &self,
         what: &str,
         c: &Classifier,
         engine: &dyn Engine,
@@ -105,6 +120,9 @@ impl Bench<'_> {
         data: &Labelled,
         sets: &[Vec<f64>],
     ) -> Result<()> {
+        if !self.wants(what) {
+            return Ok(());
+        }
         let start = Instant::now();
         let mut squares = SquareSums::new(c, engine, weights, sets.len(), data.len())?;
         self.say(&format!("{what}: session"), &[start.elapsed().as_secs_f64()]);
