@@ -66,7 +66,7 @@ fn every_strategy_forgets_and_tells_its_stages() {
 /// What the model shows no difference of is similar: classes 0 and 1 share their samples, which class 5 has no part in.
 #[test]
 fn similar_classes_are_found_and_share_a_stage() {
-    let c = classifier("cnn");
+    let c = classifier("mlp");
     let data = real(300);
     let of = |class: usize| data.y.iter().position(|&y| y == class).unwrap();
     let shared: Vec<usize> = (0..300).filter(|&i| data.y[i] == 0).take(2).collect();
@@ -204,7 +204,7 @@ fn real_samples_change_what_codes_would_choose() {
 #[test]
 fn calibration_on_the_command_line() {
     let dir = TempDir::new().unwrap();
-    let (model, codes, data) = (fixture("cnn.onnx"), fixture("cnn.codes.npz"), fixture("fmnist_test_1000.npz"));
+    let (model, codes, data) = (fixture("mlp.onnx"), fixture("mlp.codes.npz"), fixture("fmnist_test_1000.npz"));
     let words = ["forget", arg(&model), "--inputs", arg(&codes), "--class", "7", "--engine", "cpu", "-o", "f.onnx"];
     let real = ["--calibration", arg(&data), "--limit", "30", "--record", "f.json", "--report", "f.html"];
     let (code, report, said) = run(dir.path(), &[&words[..], &real].concat());

@@ -1,7 +1,7 @@
 //! The Fishers of both sides, estimated from the labelled inputs or taken from a file that keeps them.
 
 use super::rewrite::Basis;
-use super::{Aim, Method, Request};
+use super::{Aim, Case, Method, Request};
 use crate::classifier::{Classifier, Weights};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Result};
@@ -43,15 +43,13 @@ impl Fishers {
 /// The Fishers for a request, that of each class to forget `apart` or one of all; `progress` is told how many samples are
 /// done.
 pub(super) fn fishers(
-    classifier: &Classifier,
-    engine: &dyn Engine,
-    old: &Weights,
+    case: &Case<'_>,
     data: &Labelled,
     aim: &Aim,
     apart: bool,
-    request: &Request,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Fishers> {
+    let Case { classifier, engine, request, old } = *case;
     if let Some(kept) = &request.fisher {
         let source = FromFile { kept, classifier, engine, old, data };
         return source.fishers(aim, apart, request, progress).map_err(|e| e.at(kept.path.display()));

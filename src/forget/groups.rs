@@ -173,7 +173,7 @@ impl Apart {
         };
         let total = data.len();
         let mut passes = 0;
-        let fishers = fishers(case.classifier, case.engine, case.old, data, aim, true, request, &mut |n| {
+        let fishers = fishers(case, data, aim, true, &mut |n| {
             passes = n;
             progress(Stage::Fisher(n, total));
         })?;

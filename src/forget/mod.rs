@@ -254,7 +254,7 @@ fn jointly(case: &Case<'_>, data: &Labelled, aim: &Aim, progress: &mut dyn FnMut
         _ => (data, aim),
     };
     let total = sampled.len();
-    let fishers = fishers::fishers(classifier, engine, old, sampled, sampled_aim, false, request, &mut |n| {
+    let fishers = fishers::fishers(case, sampled, sampled_aim, false, &mut |n| {
         reached.passes.fisher = n;
         progress(Stage::Fisher(n, total));
     })?;

@@ -25,7 +25,7 @@ pub(super) enum Command {
     Synthesize(Synthesize),
     FromData(from_data::FromData),
     Update(update::Update),
-    Embed(embed::Embed),
+    Embed(Box<embed::Embed>),
     Compose(compose::Compose),
 }
 
