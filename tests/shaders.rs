@@ -7,7 +7,7 @@ use common::{build, with_gradients};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, ArraySize, Module, Scalar, StorageAccess, TypeInner};
 use onnx_unlearn::graph::Graph;
-use onnx_unlearn::ops::{self, Bind, Gradient, Kernel, Step};
+use onnx_unlearn::ops::{self, Bind, Form, Gradient, Kernel, Step};
 use onnx_unlearn::tensor::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,14 +21,14 @@ mod limit {
 
 type Check = Result<(), String>;
 
-/// Shaders parsed and validated once.
-#[derive(Default)]
-struct Shaders(BTreeMap<&'static str, Result<Module, String>>);
+/// Shaders in one form, parsed and validated once.
+struct Shaders(Form, BTreeMap<&'static str, Result<Module, String>>);
 
 impl Shaders {
     fn get(&mut self, shader: ops::Shader) -> Result<&Module, String> {
-        let parsed = self.0.entry(shader.name).or_insert_with(|| {
-            let module = naga::front::wgsl::parse_str(shader.source).map_err(|e| e.emit_to_string(shader.source))?;
+        let text = shader.text(self.0);
+        let parsed = self.1.entry(shader.name).or_insert_with(|| {
+            let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
             let info = validated(&module)?;
             check_module(&module, &info)?;
             Ok(module)
@@ -38,7 +38,10 @@ impl Shaders {
 }
 
 fn validated(module: &Module) -> Result<ModuleInfo, String> {
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    // what tells neighbours apart is asked of adapters that have it
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     validator.validate(module).map_err(|e| format!("{:?}", e.into_inner()))
 }
 
@@ -81,10 +84,11 @@ fn check_step(module: &Module, step: &Step) -> Check {
     }
     let info = validated(module)?;
     let stage = Some((naga::ShaderStage::Compute, "main"));
-    let (module, _) = naga::back::pipeline_constants::process_overrides(module, &info, stage, &constants)
+    let (chosen, _) = naga::back::pipeline_constants::process_overrides(module, &info, stage, &constants)
         .map_err(|e| format!("overrides {:?}: {e:?}", step.overrides))?;
-    check_workgroup(&module)?;
-    check_bindings(&module, step)
+    check_workgroup(&chosen)?;
+    // bindings that this form or these overrides leave unused are gone from `chosen`
+    check_bindings(module, step)
 }
 
 fn check_workgroup(module: &Module) -> Check {
@@ -174,17 +178,17 @@ fn check_graph(shaders: &mut Shaders, graph: &Graph) -> Check {
 
 #[test]
 fn kernels_match_their_shaders() {
-    let mut shaders = Shaders::default();
+    let mut forms = Form::ALL.map(|form| Shaders(form, BTreeMap::new()));
     let mut failures = BTreeSet::new();
     for op in ops::table() {
         for case in op.cases() {
             let mut check = || -> Check {
                 let text = |e: onnx_unlearn::Error| e.to_string();
                 let built = build(op, &case, DType::F32).map_err(text)?;
-                check_graph(&mut shaders, &built.graph)?;
+                let mut check = |graph: &Graph| forms.iter_mut().try_for_each(|shaders| check_graph(shaders, graph));
+                check(&built.graph)?;
                 if case.gradient == Gradient::Checked {
-                    let built = with_gradients(built, &case, DType::F32).map_err(text)?;
-                    check_graph(&mut shaders, &built.graph)?;
+                    check(&with_gradients(built, &case, DType::F32).map_err(text)?.graph)?;
                 }
                 Ok(())
             };
@@ -193,7 +197,8 @@ fn kernels_match_their_shaders() {
             }
         }
     }
-    println!("{} shaders", shaders.0.len());
+    let [shaders, ..] = forms;
+    println!("{} shaders", shaders.1.len());
     let failures: Vec<_> = failures.into_iter().collect();
     assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n"));
 
@@ -202,7 +207,7 @@ fn kernels_match_their_shaders() {
         .unwrap()
         .filter_map(|f| f.unwrap().file_name().to_str()?.strip_suffix(".wgsl").map(str::to_owned))
         .collect();
-    let used: BTreeSet<String> = shaders.0.keys().map(|&k| k.to_owned()).collect();
+    let used: BTreeSet<String> = shaders.1.keys().map(|&k| k.to_owned()).collect();
     let idle: Vec<_> = files.difference(&used).collect();
     assert!(idle.is_empty(), "no case uses {idle:?}");
 }
@@ -225,7 +230,7 @@ fn a_wrong_shader_is_found() {
         fn main(@builtin(global_invocation_id) id: vec3<u32>) { if id.x < params.n { y[id.x] = x[id.x] * f32(OP); } }";
     let check = |source: &'static str| {
         let step = step(source);
-        Shaders::default().get(step.shader).and_then(|m| check_step(m, &step))
+        Shaders(Form::Direct, BTreeMap::new()).get(step.shader).and_then(|m| check_step(m, &step))
     };
     assert_eq!(check(GOOD), Ok(()));
     for (from, to) in [

@@ -319,6 +319,7 @@ fn a_missing_adapter_is_explained() {
             allow_software: true,
             adapter_name: name.map(str::to_owned),
             backend: backend.map(str::to_owned),
+            ..Options::default()
         }))
     };
     let e = open(Some("Abacus 3000"), None);
