@@ -1,6 +1,6 @@
-// y[n, g, m, q] = bias[g, m] + sum_{c, t} w[g, m, c, t] * x[n, g, c, q * x_step + t * x_tap], all places being
-// linear in the indices (x is padded beforehand, so nothing is masked). ConvTranspose is one such sum for each
-// remainder of the output's place by the stride. Rows are the channels m, columns the positions (n, q). Indices beyond the
+// y[n, g, m, q] = bias[g, m] + sum_k w[g, m, k] * x[n, g, q * x_step + place of k], k = (c, t) being channel and tap, all
+// places being linear in the indices (x is padded beforehand, so nothing is masked). ConvTranspose is one such sum for each
+// remainder of the output's place by the stride. Rows are the positions (n, q), columns the channels m. Indices beyond the
 // edge are clamped when loading, or give 0, and are skipped when storing. Differences wrap: steps may be negative. The
 // lines "//:" are written out by src/ops/block.rs.
 
@@ -21,24 +21,23 @@ struct Params {
     y_g: u32,
     y_m: u32,
     y_step: array<u32, 3>,
-    w_first: u32,
-    w_g: u32,
+    // from one row of w to the next
     w_m: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> w: array<f32>;
-// the same elements in fours
+// the same elements in fours: every row has whole fours
 @group(0) @binding(2) var<storage, read> w4: array<vec4<f32>>;
-// where every k = (c, t) lies in x, then where it lies in w, four by four
+// where every k lies in x, four by four
 @group(0) @binding(3) var<storage, read> places: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(0) @binding(6) var<storage, read> params: Params;
 
 override HAS_BIAS: u32 = 0u;
-// Whether w is read in fours, which lie one after the other there.
-override FOURS: u32 = 0u;
+// Whether a Relu follows, which then has nothing left to do.
+override RELU: u32 = 0u;
 
 // a / b. CPU adapters divide integers lane by lane, floats all at once: a first quotient, then what it missed.
 fn quotient(a: u32, b: u32) -> u32 {
@@ -69,9 +68,11 @@ fn place_y(position: u32) -> u32 {
 
 var<private> g: u32;
 
-fn finish(sum: f32, m: u32, position: u32) -> f32 {
-    if HAS_BIAS == 1u { return sum + bias[g * params.m + m]; }
-    return sum;
+fn finish(sum: f32, position: u32, m: u32) -> f32 {
+    var v = sum;
+    if HAS_BIAS == 1u { v += bias[g * params.m + m]; }
+    if RELU == 1u { v = select(v, 0.0, v < 0.0); }
+    return v;
 }
 
 //# direct
@@ -83,45 +84,37 @@ fn main(
 ) {
     var block = group.x + group.y * groups.x;
     if block >= params.blocks { return; }
-    let column0 = block % params.position_blocks * 64u + local.x;
-    let column_step = 8u;
+    let row0 = block % params.position_blocks * 128u + local.y * 16u;
+    if row0 >= params.positions { return; }
     block = block / params.position_blocks;
-    let row0 = block % params.m_blocks * 128u + local.y * 16u;
-    if row0 >= params.m { return; }
+    let column0 = block % params.m_blocks * 64u + local.x;
+    let column_step = 8u;
     g = block / params.m_blocks;
     let x_base = params.x_first + g * params.x_g;
-    let w_base = params.w_first + g * params.w_g;
-    //: rows p = w_base + min(ROW, params.m - 1u) * params.w_m
-    //: columns q = x_base + place_x(COLUMN)
+    let w_base = g * params.m;
+    //: rows p = x_base + place_x(ROW)
+    //: columns q = (w_base + min(COLUMN, params.m - 1u)) * params.w_m
     //: zero s
-    let fours = (params.k + 3u) / 4u;
-    for (var i = 0u; i < fours; i++) {
-        let dx = places[i];
-        if FOURS == 1u {
-            let dw = 4u * i;
-            //: multiply w4 dw by x each dx
-        } else {
-            let dw = places[fours + i];
-            let live = 4u * i + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.k);
-            //: multiply w each dw by x each dx
-        }
+    for (var k = 0u; k < params.k; k += 4u) {
+        let dx = places[k / 4u];
+        let live = k + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.k);
+        //: multiply x each dx by w4 k
     }
     let base = params.y_first + g * params.y_g;
-    //: store s at base step params.y_m within params.m params.positions
+    //: store s at base | COLUMN * params.y_m | place_y(ROW) | params.positions | params.m
 }
 //# tiled
 var<workgroup> tile_rows: array<f32, 2112>;
-var<workgroup> tile_columns: array<f32, 1024>;
+var<workgroup> tile_columns: array<f32, 1088>;
 
-fn row_element(m: u32, k: u32) -> f32 {
-    if m >= params.m || k >= params.k { return 0.0; }
-    let dw = places[(params.k + 3u) / 4u + k / 4u][k % 4u];
-    return w[params.w_first + g * params.w_g + m * params.w_m + dw];
-}
-
-fn column_element(k: u32, position: u32) -> f32 {
+fn row_element(position: u32, k: u32) -> f32 {
     if position >= params.positions || k >= params.k { return 0.0; }
     return x[params.x_first + g * params.x_g + place_x(position) + places[k / 4u][k % 4u]];
+}
+
+fn column_element(k: u32, m: u32) -> f32 {
+    if m >= params.m || k >= params.k { return 0.0; }
+    return w[(g * params.m + m) * params.w_m + k];
 }
 
 @compute @workgroup_size(16, 16)
@@ -133,15 +126,16 @@ fn main(
 ) {
     var block = group.x + group.y * groups.x;
     if block >= params.blocks { return; }
-    let tile_column = block % params.position_blocks * 64u;
+    let tile_row = block % params.position_blocks * 128u;
     block = block / params.position_blocks;
-    let tile_row = block % params.m_blocks * 128u;
+    let tile_column = block % params.m_blocks * 64u;
     g = block / params.m_blocks;
-    let row0 = tile_row + local.y * 8u;
-    let column0 = tile_column + local.x * 4u;
+    // neighbours write neighbouring positions
+    let row0 = tile_row + local.x * 8u;
+    let column0 = tile_column + local.y * 4u;
     let column_step = 1u;
     //: zero s
-    //: tiles params.k
+    //: tiles params.k, along rows and k
     let base = params.y_first + g * params.y_g;
-    //: store s at base step params.y_m within params.m params.positions
+    //: store s at base | COLUMN * params.y_m | place_y(ROW) | params.positions | params.m
 }

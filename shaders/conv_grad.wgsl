@@ -1,7 +1,7 @@
 // dw[part, g, m, c, t] = sum over the part's samples n and all positions q of
 // dy[n, g, m, q] * x[n, g, c, q * x_step + t * x_tap], where x is padded beforehand, so that nothing is masked.
 // SQUARED: dw[part, s, g, m, c, t] = sum_n u[s, n] * (sum_q ...)^2 instead, two sets s at a time; the gradient of
-// a sample never reaches memory. Rows are the channels m, columns the taps (c, t). Indices beyond the edge are clamped
+// a sample never reaches memory. Rows are the taps (c, t), columns the channels m. Indices beyond the edge are clamped
 // when loading, or give 0, and are skipped when storing. The lines "//:" are written out by src/ops/block.rs.
 
 struct Params {
@@ -13,7 +13,7 @@ struct Params {
     columns: u32,
     taps: u32,
     m_blocks: u32,
-    column_blocks: u32,
+    tap_blocks: u32,
     groups: u32,
     blocks: u32,
     kernel: array<u32, 3>,
@@ -60,16 +60,14 @@ fn place_x(column: u32) -> u32 {
         + (tap - row * params.kernel[2]) * params.x_tap[2];
 }
 
-fn place_y(column: u32) -> u32 { return column; }
+fn finish(sum: f32, tap: u32, m: u32) -> f32 { return sum; }
 
-fn finish(sum: f32, m: u32, column: u32) -> f32 { return sum; }
-
-// The blocks of a workgroup: columns, rows, group, and part with set.
+// The blocks of a workgroup: taps, channels, group, and part with set.
 fn place(index: u32) -> vec4<u32> {
-    let row = index / params.column_blocks;
-    let g = row / params.m_blocks;
+    let m = index / params.tap_blocks;
+    let g = m / params.m_blocks;
     let part = g / params.groups;
-    return vec4<u32>(index % params.column_blocks, row % params.m_blocks, g % params.groups, part);
+    return vec4<u32>(index % params.tap_blocks, m % params.m_blocks, g % params.groups, part);
 }
 
 //# direct
@@ -82,14 +80,14 @@ fn main(
     let block = group.x + group.y * groups.x;
     if block >= params.blocks { return; }
     let at = place(block);
-    let column0 = at.x * 64u + local.x;
+    let row0 = at.x * 128u + local.y * 16u;
+    if row0 >= params.columns { return; }
+    let column0 = at.y * 64u + local.x;
     let column_step = 8u;
-    let row0 = at.y * 128u + local.y * 16u;
-    if row0 >= params.m { return; }
     let part = at.w % params.parts;
     let s = at.w / params.parts * 2u;
-    //: rows p = at.z * params.dy_g + min(ROW, params.m - 1u) * params.dy_m
-    //: columns q = at.z * params.x_g + place_x(COLUMN)
+    //: rows p = at.z * params.x_g + place_x(ROW)
+    //: columns q = at.z * params.dy_g + min(COLUMN, params.m - 1u) * params.dy_m
     //: zero s
     //: zero t
     //: zero v
@@ -102,13 +100,13 @@ fn main(
         let dd = n * params.dy_n;
         for (var k = 0u; k < params.dy_m; k += 4u) {
             let dx = places[k / 4u] + n * params.x_n;
+            let ks = k + vec4<u32>(0u, 1u, 2u, 3u);
+            let live = ks < vec4<u32>(params.dy_m);
             if FOURS == 1u {
-                //: multiply dy4 dd + k by x each dx
+                //: multiply x each dx by dy4 dd + k
             } else {
-                let ks = k + vec4<u32>(0u, 1u, 2u, 3u);
-                let live = ks < vec4<u32>(params.dy_m);
                 let dk = dd + min(ks, vec4<u32>(params.dy_m - 1u));
-                //: multiply dy each dk by x each dx
+                //: multiply x each dx by dy each dk
             }
         }
         if SQUARED == 1u {
@@ -125,30 +123,30 @@ fn main(
     let start = at.z * params.m * params.columns;
     if SQUARED == 1u {
         let base = start + (part * params.sets + s) * per_set;
-        //: store t at base step params.columns within params.m params.columns
+        //: store t at base | COLUMN * params.columns | ROW | params.columns | params.m
         if s + 1u < params.sets {
             let next = base + per_set;
-            //: store v at next step params.columns within params.m params.columns
+            //: store v at next | COLUMN * params.columns | ROW | params.columns | params.m
         }
     } else {
         let base = start + part * per_set;
-        //: store s at base step params.columns within params.m params.columns
+        //: store s at base | COLUMN * params.columns | ROW | params.columns | params.m
     }
 }
 //# tiled
 var<workgroup> tile_rows: array<f32, 2112>;
-var<workgroup> tile_columns: array<f32, 1024>;
+var<workgroup> tile_columns: array<f32, 1088>;
 // where a sample's group begins in dy and in x
 var<private> begin: vec2<u32>;
 
-fn row_element(m: u32, q: u32) -> f32 {
-    if m >= params.m || q >= params.dy_m { return 0.0; }
-    return dy[begin.x + m * params.dy_m + q];
+fn row_element(tap: u32, q: u32) -> f32 {
+    if tap >= params.columns || q >= params.dy_m { return 0.0; }
+    return x[begin.y + place_x(tap) + places[q / 4u][q % 4u]];
 }
 
-fn column_element(q: u32, column: u32) -> f32 {
-    if column >= params.columns || q >= params.dy_m { return 0.0; }
-    return x[begin.y + place_x(column) + places[q / 4u][q % 4u]];
+fn column_element(q: u32, m: u32) -> f32 {
+    if m >= params.m || q >= params.dy_m { return 0.0; }
+    return dy[begin.x + m * params.dy_m + q];
 }
 
 @compute @workgroup_size(16, 16)
@@ -161,11 +159,12 @@ fn main(
     let block = group.x + group.y * groups.x;
     if block >= params.blocks { return; }
     let at = place(block);
-    let tile_column = at.x * 64u;
-    let tile_row = at.y * 128u;
-    let column0 = tile_column + local.x * 4u;
+    let tile_row = at.x * 128u;
+    let tile_column = at.y * 64u;
+    // neighbours write neighbouring taps
+    let row0 = tile_row + local.x * 8u;
+    let column0 = tile_column + local.y * 4u;
     let column_step = 1u;
-    let row0 = tile_row + local.y * 8u;
     let part = at.w % params.parts;
     let s = at.w / params.parts * 2u;
     //: zero s
@@ -178,7 +177,7 @@ fn main(
         if SQUARED == 1u && s + 1u < params.sets { other = u[(s + 1u) * params.samples + n]; }
         if weight == 0.0 && other == 0.0 { continue; }
         begin = vec2<u32>(n * params.dy_n + at.z * params.dy_g, n * params.x_n + at.z * params.x_g);
-        //: tiles params.dy_m
+        //: tiles params.dy_m, along k and k
         if SQUARED == 1u {
             if weight != 0.0 {
                 //: square s into t times weight
@@ -193,13 +192,13 @@ fn main(
     let start = at.z * params.m * params.columns;
     if SQUARED == 1u {
         let base = start + (part * params.sets + s) * per_set;
-        //: store t at base step params.columns within params.m params.columns
+        //: store t at base | COLUMN * params.columns | ROW | params.columns | params.m
         if s + 1u < params.sets {
             let next = base + per_set;
-            //: store v at next step params.columns within params.m params.columns
+            //: store v at next | COLUMN * params.columns | ROW | params.columns | params.m
         }
     } else {
         let base = start + part * per_set;
-        //: store s at base step params.columns within params.m params.columns
+        //: store s at base | COLUMN * params.columns | ROW | params.columns | params.m
     }
 }

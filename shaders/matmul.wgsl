@@ -27,6 +27,8 @@ struct Params {
 @group(0) @binding(6) var<storage, read> params: Params;
 
 override HAS_C: u32 = 0u;
+// Whether a Relu follows, which then has nothing left to do.
+override RELU: u32 = 0u;
 // Whether a is read in fours along k; whether b is: 1 along its columns, 2 along k as a is.
 override FOURS_A: u32 = 0u;
 override FOURS_B: u32 = 0u;
@@ -43,11 +45,10 @@ fn start(z: u32) -> vec2<u32> {
     return at;
 }
 
-fn place_y(column: u32) -> u32 { return column; }
-
 fn finish(sum: f32, row: u32, column: u32) -> f32 {
     var v = params.alpha * sum;
     if HAS_C == 1u { v += params.beta * c[row * params.c_strides[0] + column * params.c_strides[1]]; }
+    if RELU == 1u { v = select(v, 0.0, v < 0.0); }
     return v;
 }
 
@@ -84,12 +85,12 @@ fn main(
             }
         }
         let base = z * params.m * params.n;
-        //: store s at base step params.n within params.m params.n
+        //: store s at base | COLUMN | ROW * params.n | params.m | params.n
     }
 }
 //# tiled
 var<workgroup> tile_rows: array<f32, 2112>;
-var<workgroup> tile_columns: array<f32, 1024>;
+var<workgroup> tile_columns: array<f32, 1088>;
 var<private> at: vec2<u32>;
 
 fn row_element(row: u32, k: u32) -> f32 {
@@ -117,8 +118,8 @@ fn main(
     for (var z = group.z; z < params.batches; z += groups.z) {
         at = start(z);
         //: zero s
-        //: tiles params.k
+        //: tiles params.k, along k and columns
         let base = z * params.m * params.n;
-        //: store s at base step params.n within params.m params.n
+        //: store s at base | COLUMN | ROW * params.n | params.m | params.n
     }
 }

@@ -16,8 +16,6 @@ struct Params { m: u32, n: u32, k: u32, samples: u32, sets: u32 }
 override FOURS_A: u32 = 0u;
 override FOURS_B: u32 = 0u;
 
-fn place_y(column: u32) -> u32 { return column; }
-
 fn finish(sum: f32, row: u32, column: u32) -> f32 { return sum; }
 
 //# direct
@@ -65,16 +63,16 @@ fn main(
             }
         }
         let base = s * params.m * params.n;
-        //: store t at base step params.n within params.m params.n
+        //: store t at base | COLUMN | ROW * params.n | params.m | params.n
         if s + 1u < params.sets {
             let next = base + params.m * params.n;
-            //: store v at next step params.n within params.m params.n
+            //: store v at next | COLUMN | ROW * params.n | params.m | params.n
         }
     }
 }
 //# tiled
 var<workgroup> tile_rows: array<f32, 2112>;
-var<workgroup> tile_columns: array<f32, 1024>;
+var<workgroup> tile_columns: array<f32, 1088>;
 var<private> sample: u32;
 
 fn row_element(row: u32, k: u32) -> f32 {
@@ -108,15 +106,15 @@ fn main(
             if weight == 0.0 && other == 0.0 { continue; }
             sample = i;
             //: zero s
-            //: tiles params.k
+            //: tiles params.k, along k and columns
             //: square s into t times weight
             //: square s into v times other
         }
         let base = s * params.m * params.n;
-        //: store t at base step params.n within params.m params.n
+        //: store t at base | COLUMN | ROW * params.n | params.m | params.n
         if s + 1u < params.sets {
             let next = base + params.m * params.n;
-            //: store v at next step params.n within params.m params.n
+            //: store v at next | COLUMN | ROW * params.n | params.m | params.n
         }
     }
 }

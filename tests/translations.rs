@@ -38,6 +38,13 @@ fn variants() -> BTreeMap<Key, Step> {
                         for form in Form::ALL {
                             let key = (step.shader.name, step.shader.text(form), overrides.clone());
                             all.entry(key).or_insert_with(|| step.clone());
+                            // engines join a Relu to what makes its operand
+                            if step.shader.source.contains("override RELU") {
+                                let mut step = step.clone();
+                                step.overrides.push(("RELU", 1.0));
+                                let bits = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
+                                all.entry((step.shader.name, step.shader.text(form), bits)).or_insert(step);
+                            }
                         }
                     }
                 }

@@ -39,8 +39,10 @@ impl Form {
 pub(super) const TILE: [usize; 2] = [128, 64];
 /// How far the tiled form goes along k at once.
 const DEPTH: usize = 16;
-/// From one k to the next in the shared rows: some words between them keep writes out of one bank.
-const PITCH: usize = TILE[0] + 4;
+/// From one k to the next in the shared rows and columns: some words between them keep writes out of one bank.
+const PITCH: [usize; 2] = [TILE[0] + 4, TILE[1] + 4];
+/// Invocations of a workgroup in the tiled form.
+const INVOCATIONS: usize = 256;
 
 /// The text of a shader in this form; the same text for the same source.
 pub(super) fn composed(source: &'static str, form: Form) -> &'static str {
@@ -114,10 +116,11 @@ fn expand(out: &mut String, command: &str, form: Form) {
             let w = words(rest);
             sums().for_each(|ij| line!(out, "{}{ij} += {} * {}{ij} * {}{ij};", w[2], w[4], w[0], w[0]));
         }
-        // 'tiles K': all of k through workgroup memory
+        // 'tiles K, along (k or rows) and (k or columns)': all of k through workgroup memory, and along which index
+        // neighbours load rows and columns
         "tiles" => tiles(out, rest),
-        // 'store s at BASE step ROW_STEP within ROWS COLUMNS'
-        "store" => store(out, &words(rest), form),
+        // 'store s at BASE | PLACE of COLUMN | PLACE of ROW | ROWS | COLUMNS'
+        "store" => store(out, rest, form),
         _ => line!(out, "unknown command {command}"),
     }
 }
@@ -186,44 +189,52 @@ fn multiply(out: &mut String, a: &Operand, b: &Operand, form: Form) {
 }
 
 /// Shared parts of both operands in turn; the functions `row_element` and `column_element` give 0 beyond the edges.
-fn tiles(out: &mut String, depth: &str) {
-    let [height, width] = TILE;
-    let (rows, all) = (Form::Tiled.extents().0, 256);
+fn tiles(out: &mut String, text: &str) {
+    let (depth, along) = text.split_once(", along ").unwrap_or_default();
+    let (of_rows, of_columns) = along.split_once(" and ").unwrap_or_default();
+    let rows = Form::Tiled.extents().0;
     line!(out, "for (var k0 = 0u; k0 < {depth}; k0 += {DEPTH}u) {{");
-    for i in 0..height * DEPTH / all {
-        // neighbours take neighbouring k
-        let (k, row) = (format!("index % {DEPTH}u"), format!("index / {DEPTH}u + {}u", i * all / DEPTH));
-        line!(out, "tile_rows[({k}) * {PITCH}u + {row}] = row_element(tile_row + {row}, k0 + {k});");
-    }
-    for i in 0..width * DEPTH / all {
-        // neighbours take neighbouring columns
-        let (k, column) = (format!("index / {width}u + {}u", i * all / width), format!("index % {width}u"));
-        line!(out, "tile_columns[({k}) * {width}u + {column}] = column_element(k0 + {k}, tile_column + {column});");
+    for (extent, pitch, along, name) in [(TILE[0], PITCH[0], of_rows, "row"), (TILE[1], PITCH[1], of_columns, "column")]
+    {
+        for i in 0..extent * DEPTH / INVOCATIONS {
+            let at = format!("(index + {}u)", i * INVOCATIONS);
+            let (k, other) = match along {
+                "k" => (format!("{at} % {DEPTH}u"), format!("{at} / {DEPTH}u")),
+                _ => (format!("{at} / {extent}u"), format!("{at} % {extent}u")),
+            };
+            let (k_of_all, other_of_all) = (format!("k0 + {k}"), format!("tile_{name} + {other}"));
+            let arguments =
+                if name == "row" { [other_of_all, k_of_all].join(", ") } else { [k_of_all, other_of_all].join(", ") };
+            line!(out, "tile_{name}s[{k} * {pitch}u + {other}] = {name}_element({arguments});");
+        }
     }
     line!(out, "workgroupBarrier();");
     line!(out, "for (var k = 0u; k < {DEPTH}u; k++) {{");
-    line!(out, "let at_b = k * {width}u + local.x * 4u;");
+    line!(out, "let at_b = k * {}u + column0 - tile_column;", PITCH[1]);
     let four: Vec<String> = (0..4).map(|c| format!("tile_columns[at_b + {c}u]")).collect();
     line!(out, "let b = vec4<f32>({});", four.join(", "));
-    line!(out, "let at_a = k * {PITCH}u + local.y * {rows}u;");
+    line!(out, "let at_a = k * {}u + row0 - tile_row;", PITCH[0]);
     (0..rows).for_each(|i| line!(out, "s{i}_0 += tile_rows[at_a + {i}u] * b;"));
     line!(out, "}}\nworkgroupBarrier();\n}}");
 }
 
-/// Writes what lies inside; `place_y` says where a column lies, `finish` what becomes of a sum. In the direct forms the
-/// sums move up row by row: written out, the stores alone would take a CPU adapter a second to compile.
-fn store(out: &mut String, words: &[&str], form: Form) {
-    let (s, base, step, m, n) = (words[0], words[2], words[4], words[6], words[7]);
+/// Writes what lies inside; `finish` says what becomes of a sum. In the direct forms the sums move up row by row: written
+/// out, the stores alone would take a CPU adapter a second to compile.
+fn store(out: &mut String, text: &str, form: Form) {
+    let words: Vec<&str> = text.split(" | ").collect();
+    let [sums_at, of_column, of_row, m, n] = words[..] else { return line!(out, "bad store {text}") };
+    let (s, base) = sums_at.split_once(" at ").unwrap_or_default();
     let (rows, quads) = form.extents();
     line!(out, "{{");
     for c in 0..4 * quads {
         line!(out, "let column_{c} = column0 + {c}u * column_step;");
-        line!(out, "let place_{c} = {base} + place_y(column_{c});");
+        line!(out, "let place_{c} = {base} + {};", of_column.replace("COLUMN", &format!("column_{c}")));
     }
     let row = |out: &mut String, i: usize| {
+        line!(out, "let place = {};", of_row.replace("ROW", "row"));
         for c in 0..4 * quads {
             let sum = format!("{s}{i}_{}[{}]", c / 4, c % 4);
-            line!(out, "if column_{c} < {n} {{ y[place_{c} + row * {step}] = finish({sum}, row, column_{c}); }}");
+            line!(out, "if column_{c} < {n} {{ y[place_{c} + place] = finish({sum}, row, column_{c}); }}");
         }
     };
     if form == Form::Tiled {

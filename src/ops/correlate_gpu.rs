@@ -205,6 +205,26 @@ fn places_step(extents: &[usize; 4], places: [[usize; 4]; 2], to: Bind) -> Step 
     }
 }
 
+/// Rows `[groups, m, k]` of weights from their first element and the steps of group and row, one after the other in whole
+/// fours.
+fn pack_step([groups, m, k]: [usize; 3], [first, of_g, of_m]: [usize; 3], places: Bind, to: Bind) -> Step {
+    let fours = k.div_ceil(4);
+    Step {
+        shader: crate::shader!("pack"),
+        overrides: Vec::new(),
+        binds: vec![Bind::Input(1), places, to],
+        params: Params::new()
+            .u("rows", groups * m)
+            .u("m", m)
+            .u("k", k)
+            .u("fours", fours)
+            .u("w_first", first)
+            .u("w_g", of_g)
+            .u("w_m", of_m),
+        grid: grid_1d(groups * m * fours),
+    }
+}
+
 /// Which positions an invocation of the shader for few channels takes: neighbours read neighbouring elements where there
 /// is work for all of them.
 fn lanes(p: Params, positions: usize) -> Params {
@@ -310,12 +330,12 @@ impl Layout {
         let w_strides = strides(&kernel);
         let (x_plane, y_plane) = (x.plane(), y.iter().product::<usize>());
         let begin = x.begin.map(|b| b as i64);
-        let m_blocks = if few { m } else { m.div_ceil(TILE[0]) };
+        let m_blocks = if few { m } else { m.div_ceil(TILE[1]) };
         let mut scratch = x.scratch;
         let mut all: Vec<Step> = x.step.into_iter().collect();
         for l in lines.iter().filter(|l| l.iter().all(|a| a.positions > 0)) {
             let positions = self.n * l.iter().map(|a| a.positions).product::<usize>();
-            let blocks = positions.div_ceil(if few { 512 } else { TILE[1] });
+            let blocks = positions.div_ceil(if few { 512 } else { TILE[0] });
             let first = [0, 1, 2].map(|i| l[i].x_first + begin[i]);
             let taps = l.map(|a| a.taps);
             let k = c * taps.iter().product::<usize>();
@@ -343,27 +363,40 @@ impl Layout {
                 .u("y_n", self.groups * m * y_plane)
                 .u("y_g", m * y_plane)
                 .u("y_m", y_plane)
-                .list::<3>("y_step", &steps(l.map(|a| a.y_step), &y_strides), 0)
-                .u("w_first", w_first)
-                .u("w_g", weight[0])
-                .u("w_m", weight[1]);
-            let params = if few { params.u("w_c", weight[2]).list::<3>("w_tap", &w_tap, 0) } else { params };
-            let mut overrides = vec![("HAS_BIAS", flag(bias))];
-            let mut binds = vec![x.bind, Bind::Input(1)];
-            if !few {
-                // k goes through the elements of a row of w one by one, and rows begin at multiples of four
-                let in_order = weight[2] == taps.iter().product::<usize>() && w_tap == [taps[1] * taps[2], taps[2], 1];
-                overrides.push(("FOURS", flag(in_order && k % 4 == 0 && w_first == 0 && weight[1] % 4 == 0)));
-                let extents = [c, taps[0], taps[1], taps[2]];
-                let places = [(x_plane, x_tap), (weight[2], w_tap)].map(|(of_c, [t0, t1, t2])| [of_c, t0, t1, t2]);
-                all.push(places_step(&extents, places, Bind::Scratch(scratch.len())));
-                binds.extend([Bind::Input(1), Bind::Filled(scratch.len())]);
+                .list::<3>("y_step", &steps(l.map(|a| a.y_step), &y_strides), 0);
+            let mut binds = vec![x.bind];
+            let params = if few {
+                binds.push(Bind::Input(1));
+                params
+                    .u("w_first", w_first)
+                    .u("w_g", weight[0])
+                    .u("w_m", weight[1])
+                    .u("w_c", weight[2])
+                    .list::<3>("w_tap", &w_tap, 0)
+            } else {
+                let places = scratch.len();
                 scratch.push(2 * k.next_multiple_of(4));
-            }
+                let of_k = [(x_plane, x_tap), (weight[2], w_tap)].map(|(of_c, [t0, t1, t2])| [of_c, t0, t1, t2]);
+                all.push(places_step(&[c, taps[0], taps[1], taps[2]], of_k, Bind::Scratch(places)));
+                // the shader reads rows of w that lie one after the other and have whole fours
+                let dense =
+                    k % 4 == 0 && weight == [m * k, k, k / c.max(1)] && w_tap == [taps[1] * taps[2], taps[2], 1];
+                let w = if dense {
+                    Bind::Input(1)
+                } else {
+                    let packed = scratch.len();
+                    scratch.push(self.groups * m * k.next_multiple_of(4));
+                    let from = [w_first, weight[0], weight[1]];
+                    all.push(pack_step([self.groups, m, k], from, Bind::Filled(places), Bind::Scratch(packed)));
+                    Bind::Filled(packed)
+                };
+                binds.extend([w, w, Bind::Filled(places)]);
+                params.u("w_m", k.next_multiple_of(4))
+            };
             binds.extend([Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)]);
             all.push(Step {
                 shader: if few { crate::shader!("conv_few") } else { crate::shader!("conv") },
-                overrides,
+                overrides: vec![("HAS_BIAS", flag(bias))],
                 binds,
                 params,
                 grid: grid_of(blocks * m_blocks * self.groups),
@@ -382,8 +415,8 @@ impl Layout {
         let x = Padded::new(self.n * self.groups * self.c, axes.map(|a| a.input), &lines)?;
         let few = self.m < FEW;
         let columns = self.c * self.window.taps();
-        let [height, across] = if few { [1, 8] } else { TILE };
-        let (m_blocks, column_blocks) = (self.m.div_ceil(height), columns.div_ceil(across));
+        let [across, high] = if few { [8, 1] } else { TILE };
+        let (m_blocks, column_blocks) = (self.m.div_ceil(high), columns.div_ceil(across));
         let work = self.groups * m_blocks * column_blocks * sets.div_ceil(2);
         // samples are spread over invocations, or workgroups, until these are many
         let busy = if few { BUSY } else { BUSY_GROUPS };
@@ -407,7 +440,7 @@ impl Layout {
             .u("columns", columns)
             .u("taps", self.window.taps())
             .u("m_blocks", m_blocks)
-            .u("column_blocks", column_blocks)
+            .u(if few { "column_blocks" } else { "tap_blocks" }, column_blocks)
             .u("groups", self.groups)
             .u(if few { "invocations" } else { "blocks" }, work * parts);
         let outputs = axes.map(|a| a.output);
