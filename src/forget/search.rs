@@ -2,6 +2,7 @@
 
 use super::answers::{Answerer, Answers};
 use super::ascent::{Ascent, Part};
+use super::calibration::{Calibration, Seen};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
 use super::{Aim, Request, walk};
@@ -9,6 +10,7 @@ use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
+use std::rc::Rc;
 
 /// What the inputs say of one strength.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -29,17 +31,21 @@ pub struct Candidate {
     pub retained_loss: f64,
     /// False when a logit was NaN or infinite; then nothing else counts.
     pub finite: bool,
+    /// What calibration samples say, where there are some.
+    pub calibration: Option<Seen>,
 }
 
 impl Candidate {
     /// The forget inputs are unanswered, and the others are answered as well as before, but for a tenth.
     fn is_good(&self, start: &Self) -> bool {
-        self.finite && self.forget_answered == 0.0 && self.retained_answered >= 0.9 * start.retained_answered
+        let real = self.calibration.as_ref().zip(start.calibration.as_ref()).is_none_or(|(now, was)| now.is_good(was));
+        real && self.finite && self.forget_answered == 0.0 && self.retained_answered >= 0.9 * start.retained_answered
     }
     /// `A_R + E_F` on the inputs, and probabilities to tell equals apart.
-    fn value(&self) -> f64 {
+    pub(super) fn value(&self) -> f64 {
         let answers = self.retained_answered - self.forget_answered;
-        answers + 0.01 * (self.retained_probability - self.forget_probability)
+        let real = self.calibration.as_ref().map_or(0.0, |c| c.retained_probability - c.forget_probability);
+        answers + real + 0.01 * (self.retained_probability - self.forget_probability)
     }
 }
 
@@ -49,12 +55,15 @@ pub struct Trials<'a> {
     engine: &'a dyn Engine,
     answerer: Answerer,
     old: &'a Weights,
+    /// Where the old head is taken from.
+    original: &'a Weights,
     basis: Basis,
     data: &'a Labelled,
     aim: &'a Aim,
     rewriters: Vec<(Rule, Rewriter)>,
     ascents: Vec<(Part, Ascent<'a>)>,
     stepped: usize,
+    calibration: Option<Rc<Calibration>>,
     /// Where the last search of an ascent ended, so that its steps need not be taken again.
     walked: Option<(Strength, Weights, Answers)>,
 }
@@ -71,7 +80,38 @@ impl<'a> Trials<'a> {
         aim: &'a Aim,
     ) -> Self {
         let (rewriters, ascents) = (Vec::new(), Vec::new());
-        Self { classifier, engine, answerer, old, basis, data, aim, rewriters, ascents, stepped: 0, walked: None }
+        let (original, calibration, walked) = (old, None, None);
+        Self {
+            classifier,
+            engine,
+            answerer,
+            old,
+            original,
+            basis,
+            data,
+            aim,
+            rewriters,
+            ascents,
+            stepped: 0,
+            calibration,
+            walked,
+        }
+    }
+
+    /// The same with samples that are listened to as well; answers are then those to the inputs and, after them, to the
+    /// samples.
+    pub(super) fn calibrated(self, calibration: Option<Calibration>) -> Self {
+        Self { calibration: calibration.map(Rc::new), ..self }
+    }
+
+    /// The same where `old` was changed before: these are the weights as they came in the file.
+    pub(super) fn since(self, original: &'a Weights) -> Self {
+        Self { original, ..self }
+    }
+
+    /// Samples that are listened to beside the inputs.
+    pub(super) fn calibration(&self) -> Option<Rc<Calibration>> {
+        self.calibration.clone()
     }
 
     /// The weights as they came.
@@ -131,7 +171,8 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// When the engine fails.
     pub fn before(&mut self) -> Result<Answers> {
-        self.answerer.answer(self.old, self.old, self.data, &mut |_| ())
+        let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
+        self.answerer.answer(self.old, self.original, shown, &mut |_| ())
     }
 
     /// What the inputs say of the old weights.
@@ -145,7 +186,7 @@ impl<'a> Trials<'a> {
 
     /// What these answers to the inputs say.
     pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
-        score(strength, answers, &self.data.y, self.aim)
+        judge(strength, answers, self.data, self.aim, self.calibration.as_deref())
     }
 
     /// Weights and answers at a strength.
@@ -173,7 +214,7 @@ impl<'a> Trials<'a> {
             }
         };
         let weights = self.rewriters[i].1.apply(strength)?;
-        let answers = self.answerer.answer(&weights, self.old, self.data, &mut |_| ())?;
+        let answers = self.answers(&weights)?;
         Ok((weights, answers))
     }
 
@@ -182,7 +223,8 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// When the engine fails.
     pub fn answers(&mut self, weights: &Weights) -> Result<Answers> {
-        self.answerer.answer(weights, self.old, self.data, &mut |_| ())
+        let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
+        self.answerer.answer(weights, self.original, shown, &mut |_| ())
     }
 
     /// What the inputs say of a strength.
@@ -191,8 +233,20 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub fn score(&mut self, strength: &Strength) -> Result<Candidate> {
         let (_, answers) = self.at(strength)?;
-        Ok(score(&strength.to_string(), &answers, &self.data.y, self.aim))
+        Ok(self.judge(&strength.to_string(), &answers))
     }
+}
+
+/// What these answers to the inputs, and to calibration samples after them, say.
+pub(super) fn judge(
+    strength: &str,
+    answers: &Answers,
+    data: &Labelled,
+    aim: &Aim,
+    calibration: Option<&Calibration>,
+) -> Candidate {
+    let calibration = calibration.map(|c| c.see(answers));
+    Candidate { calibration, ..score(strength, answers, &data.y, aim) }
 }
 
 fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Candidate {
@@ -226,6 +280,7 @@ fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Cand
         retained_probability: p_r / n_r,
         retained_loss: loss / n_r,
         finite: answers.is_finite(),
+        calibration: None,
     }
 }
 
@@ -431,7 +486,8 @@ impl Line<'_, '_> {
     }
     fn lost(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(!c.finite || c.forget_probability <= self.ask.lost * self.start.forget_probability)
+        let real = self.real(&c).is_none_or(|(now, was)| now.has_lost(was));
+        Ok(!c.finite || real && c.forget_probability <= self.ask.lost * self.start.forget_probability)
     }
     fn lost_in_the_body(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
@@ -439,7 +495,12 @@ impl Line<'_, '_> {
     }
     fn keeps(&mut self, t: f64, part: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(c.finite && c.retained_probability >= part * self.start.retained_probability)
+        let real = self.real(&c).is_none_or(|(now, was)| now.keeps(was));
+        Ok(c.finite && real && c.retained_probability >= part * self.start.retained_probability)
+    }
+    /// What calibration samples say of a candidate, and said before.
+    fn real<'c>(&'c self, c: &'c Candidate) -> Option<(&'c Seen, &'c Seen)> {
+        c.calibration.as_ref().zip(self.start.calibration.as_ref())
     }
     /// The weakest strength between two at which `test` holds, given that it holds at the stronger.
     fn weakest(&mut self, mut below: f64, mut above: f64, test: fn(&mut Self, f64) -> Result<bool>) -> Result<f64> {

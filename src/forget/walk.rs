@@ -48,8 +48,10 @@ pub(super) fn walk(
     let aim = trials.aim();
     let odds = |logits: &[f64]| log_odds(logits, before.classes, labels, aim);
     let certainty = odds(&before.logits).max(0.0);
-    let kept = match (request.depth, request.made) {
+    let real = trials.calibration();
+    let kept = match (request.depth, request.made || real.is_some()) {
         (Depth::Body, _) => KEPT_DEEP,
+        // what codes do not say, the samples do
         (_, true) => KEPT_MADE,
         (_, false) => KEPT_GIVEN,
     };
@@ -57,16 +59,27 @@ pub(super) fn walk(
     let body = Walk {
         part: Part::Body,
         most: if request.depth == Depth::Head { 0 } else { MOST_BODY },
-        enough: &|a| odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -certainty - MARGIN,
-        keeps: &|a| least_kept(&before, a, labels, aim) >= kept,
+        enough: &|a| {
+            odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -certainty - MARGIN
+                && real.as_ref().is_none_or(|r| r.is_deep(&before, a))
+        },
+        keeps: &|a| {
+            least_kept(&before, a, labels, aim) >= kept
+                && real.as_ref().is_none_or(|r| r.allows(&before, a, request.depth))
+        },
     };
     body.go(trials, &mut place, tried, tick)?;
     let (start, from) = (place.answers.clone(), odds(&place.answers.logits));
     let head = Walk {
         part: Part::Head,
         most: MOST_HEAD,
-        enough: &|a| odds(&a.logits) <= from - 2.0 * certainty - MARGIN,
-        keeps: &|a| least_kept(&start, a, labels, aim) >= KEPT_HEAD,
+        enough: &|a| {
+            odds(&a.logits) <= from - 2.0 * certainty - MARGIN && real.as_ref().is_none_or(|r| r.is_unanswered(a))
+        },
+        keeps: &|a| {
+            least_kept(&start, a, labels, aim) >= KEPT_HEAD
+                && real.as_ref().is_none_or(|r| r.allows(&start, a, request.depth))
+        },
     };
     head.go(trials, &mut place, tried, tick)?;
     let strength = place.strength();
@@ -131,7 +144,7 @@ impl Walk<'_> {
 }
 
 /// Mean over the forget inputs of `log Σ_{k∈C_F} p_k − log Σ_{k∈C_R} p_k`.
-fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
+pub(super) fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
     for (i, (row, y)) in logits.chunks(classes).zip(labels).enumerate() {
         if !aim.forgets(i) {
@@ -150,7 +163,7 @@ fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 
 }
 
 /// Least over the retained classes of the part that is left of the mean probability of their own class.
-fn least_kept(before: &Answers, now: &Answers, labels: &[usize], aim: &Aim) -> f64 {
+pub(super) fn least_kept(before: &Answers, now: &Answers, labels: &[usize], aim: &Aim) -> f64 {
     let own = |a: &Answers| {
         let log_p = Answers::log_probabilities(&a.logits, a.classes);
         let mut sums = vec![0.0; a.classes];
