@@ -97,13 +97,7 @@ impl Product {
     ///
     /// # Errors
     /// When there are more batch axes than the shader follows.
-    pub(super) fn step(
-        &self,
-        [a, b]: [Bind; 2],
-        c: Option<(Bind, [usize; 2])>,
-        alpha: f64,
-        beta: f64,
-    ) -> Result<Step> {
+    pub(super) fn step(&self, [a, b]: [Bind; 2], c: Option<(Bind, [usize; 2])>, alpha: f64, beta: f64) -> Result<Step> {
         if self.batch.len() > 8 {
             return Err(Error::unsupported(format!("{} batch axes have no kernel", self.batch.len())));
         }
@@ -425,7 +419,9 @@ impl Op for MatMulSquared {
                 .no_gradient("it ends a Fisher estimate")
         };
         vec![
-            case("one row", [4, 5, 1, 3, 2]), case("several rows", [3, 5, 4, 6, 2]), case("tiles", [2, 70, 9, 66, 1]),
+            case("one row", [4, 5, 1, 3, 2]),
+            case("several rows", [3, 5, 4, 6, 2]),
+            case("tiles", [2, 70, 9, 66, 1]),
             // three sets are two pairs, the last one half empty; rows in fours
             case("fours", [3, 132, 8, 68, 3]),
             case("fours along columns", [2, 20, 7, 72, 2]),
