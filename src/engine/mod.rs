@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod choose;
 pub mod cpu;
+mod fuse;
 pub mod ort;
 mod ort_library;
 pub(crate) mod plan;

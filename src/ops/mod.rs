@@ -1,6 +1,7 @@
 //! Everything an operator is stands in one file of this folder: its shapes, reference evaluation,
 //! derivative, kernel and test cases. The table at the end of this file lists the families.
 
+mod block;
 mod cases;
 mod composite;
 mod copy;
@@ -20,6 +21,7 @@ mod view;
 mod vjp;
 mod window;
 
+pub use block::Form;
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
 pub use pen::Pen;

@@ -8,6 +8,7 @@
 use onnx_unlearn::autodiff::gradient::Mode;
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights, batch_feeds};
 use onnx_unlearn::engine::choose::{Choice, choose};
+use onnx_unlearn::engine::wgpu::Kernels;
 use onnx_unlearn::engine::{Engine, Session, Tensor};
 use onnx_unlearn::fisher::SquareSums;
 use onnx_unlearn::graph::Graph;
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
     let repeats = rest.first().and_then(|r| r.parse().ok()).unwrap_or(7);
     let only = rest.get(1).map(String::as_str);
     let bench = Bench { model, engine, repeats, only };
-    let engine = choose(choice, None)?.engine;
+    let engine = choose(choice, None, Kernels::Auto)?.engine;
     let engine = &*engine;
     let start = Instant::now();
     let c = Classifier::open(Path::new(model), ClassifierOptions::default())?.on(engine)?;
