@@ -4,7 +4,7 @@
 //!     cargo bench --bench kernels -- matmul [N]
 //!     cargo bench --bench kernels -- forward MODEL [BATCH]
 //!     cargo bench --bench kernels -- fisher MODEL INPUTS.npz
-//!     cargo bench --bench kernels -- shares forward|fisher MODEL [BATCH]
+//!     cargo bench --bench kernels -- shares forward|fisher MODEL [BATCH]     # EACH=1: also a line a dispatch
 //!
 //! Operations are counted from the model's shapes: two for each product of a matrix product or a convolution. Backward, a
 //! weight's gradient takes as many as its layer, and so does the gradient of a layer's input where a weight lies before it.
