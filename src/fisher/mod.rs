@@ -6,6 +6,7 @@
 pub mod compare;
 mod complete;
 mod equalise;
+mod fit;
 mod kept;
 mod merge;
 pub mod plan;
@@ -13,18 +14,19 @@ pub mod store;
 mod sums;
 
 pub(crate) use complete::estimate_classes;
+pub use fit::{Forecast, forecast};
 pub use kept::Counting;
 pub use merge::merge;
 pub use plan::Plan;
 pub use sums::{ClassSums, Row};
 
-use crate::autodiff::gradient::Mode;
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, DType, TensorType};
+use fit::{Built, Task};
 
 /// More samples than this never share a batch; it bounds the memory that activations take.
 const MAX_BATCH: usize = 32;
@@ -163,6 +165,7 @@ struct SquareSums<'a> {
     unused: Vec<String>,
     one_by_one: Option<String>,
     float: DType,
+    forecast: Forecast,
 }
 
 impl<'a> SquareSums<'a> {
@@ -173,23 +176,14 @@ impl<'a> SquareSums<'a> {
         sets: usize,
         samples: usize,
     ) -> Result<Self> {
-        let (gradients, one_by_one) = classifier.gradients_or_singles(samples.min(MAX_BATCH), Mode::Fisher { sets })?;
-        let mut g = gradients.graph;
-        let weight_ids = g.feed_weights();
-        let (mut types, mut outputs) = (Vec::new(), Vec::new());
-        g.set_scope("accumulate");
-        for (k, &(_, d)) in gradients.gradients.iter().enumerate() {
-            let ty = g.value(d).ty.clone();
-            let sum = g.input(format!("accumulated.{k}"), ty.clone(), Batch::None);
-            outputs.push(g.push("Add", &[sum, d], Attrs::new())?);
-            types.push(ty);
-        }
-        g.outputs = outputs;
-        let float = gradients.sample_weights.map_or(DType::F32, |u| g.dtype(u));
-        let weights = weights.feeds(&g, &weight_ids)?;
-        let session = engine.prepare(&g)?;
-        let names = gradients.gradients.into_iter().map(|(n, _)| n).collect();
-        Ok(Self { engine, session, graph: g, weights, names, types, unused: gradients.unused, one_by_one, float })
+        Self::prepare(Task { classifier, engine, sets, samples, beside: 0 }, weights)
+    }
+
+    fn prepare(task: Task<'_, 'a>, weights: &Weights) -> Result<Self> {
+        let Built { graph, names, types, unused, one_by_one, float, forecast, weights: ids, .. } = task.build()?;
+        let (engine, weights) = (task.engine, weights.feeds(&graph, &ids)?);
+        let session = engine.prepare(&graph)?;
+        Ok(Self { engine, session, graph, weights, names, types, unused, one_by_one, float, forecast })
     }
 
     /// Type of every sum: `[sets, …shape]`.
@@ -199,10 +193,7 @@ impl<'a> SquareSums<'a> {
 
     fn run(&mut self, data: &Labelled, sets: &[Vec<f64>], progress: &mut dyn FnMut(usize)) -> Result<Vec<Tensor>> {
         let batch = self.graph.batch;
-        let mut sums = Vec::with_capacity(self.types.len());
-        for ty in &self.types {
-            sums.push(self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0))?);
-        }
+        let mut sums = if self.engine.on_device() { self.zeros()? } else { Vec::new() };
         for from in (0..data.len()).step_by(batch) {
             let to = (from + batch).min(data.len());
             let (model_inputs, part) = batch_feeds(&self.graph, data, from, to, batch)?;
@@ -213,17 +204,41 @@ impl<'a> SquareSums<'a> {
             let u = Array::from_vec(&[sets.len(), batch], u.collect::<Vec<f64>>())?.to_float(self.float);
             feeds.push(Tensor::Host(u));
             feeds.extend(self.weights.iter().cloned());
-            feeds.append(&mut sums);
-            sums = self.session.run(&feeds)?;
+            if self.engine.on_device() {
+                feeds.append(&mut sums);
+                sums = self.session.run(&feeds)?;
+            } else {
+                sums = added(sums, self.session.run(&feeds)?)?;
+            }
             progress(to);
         }
-        Ok(sums)
+        if sums.is_empty() { self.zeros() } else { Ok(sums) }
+    }
+
+    fn zeros(&self) -> Result<Vec<Tensor>> {
+        let zero = |ty: &TensorType| self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0));
+        self.types.iter().map(zero).collect()
     }
 
     fn into_fisher(self, sums: Vec<Tensor>, sets: usize) -> Fisher {
         let batch = self.graph.batch;
         Fisher { names: self.names, sums, sets, unused: self.unused, batch, one_by_one: self.one_by_one }
     }
+}
+
+/// The sums with more added to each; the first are what is added to them.
+fn added(sums: Vec<Tensor>, more: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    if sums.is_empty() {
+        return Ok(more);
+    }
+    let add = |(sum, more): (Tensor, Tensor)| {
+        let (Tensor::Host(mut sum), Tensor::Host(more)) = (sum, more) else {
+            return Err(Error::internal("a sum on a device was taken for one on the host"));
+        };
+        sum.add_assign(&more)?;
+        Ok(Tensor::Host(sum))
+    };
+    sums.into_iter().zip(more).map(add).collect()
 }
 
 fn not_finite(name: &str) -> Error {

@@ -6,6 +6,7 @@ mod pool;
 mod session;
 mod transfer;
 
+use super::program::Program;
 use super::{Engine, Session, Tensor};
 use crate::error::Result;
 use crate::graph::Graph;
@@ -44,6 +45,10 @@ impl WgpuEngine {
     pub fn is_software(&self) -> bool {
         self.gpu.info.device_type == wgpu::DeviceType::Cpu
     }
+    /// The most bytes that the buffers of this engine have taken at once so far.
+    pub fn peak_bytes(&self) -> u64 {
+        self.gpu.peak_bytes()
+    }
     /// Bytes that one tensor may have at most.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.gpu.limits.max_storage_buffer_binding_size
@@ -62,6 +67,12 @@ impl Engine for WgpuEngine {
     }
     fn shaders(&self) -> Vec<(&'static str, &'static str)> {
         self.gpu.shaders()
+    }
+    fn forecast(&self, graph: &Graph) -> Result<u64> {
+        Ok(Program::new(graph, &session::limits(&self.gpu))?.bytes())
+    }
+    fn on_device(&self) -> bool {
+        true
     }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         Ok(Box::new(session::GpuSession::new(self.gpu.clone(), graph)?))
