@@ -60,6 +60,13 @@ pub fn parse(text: &str) -> Result<u64> {
         .ok_or_else(|| Error::invalid(format!("'{text}' is no number of bytes, such as 4G or 500M")))
 }
 
+/// The most bytes of this process that lay in memory at once so far, the pages of files among them (Linux).
+pub fn peak() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// What the kernel thinks it can give without swapping.
 fn system() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

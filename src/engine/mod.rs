@@ -92,6 +92,11 @@ pub trait Engine: Send + Sync {
     fn forecast(&self, graph: &Graph) -> Result<u64> {
         Ok(plan::given_bytes(graph).saturating_add(plan::host_bytes(graph)))
     }
+    /// The most bytes that were taken so far: of the engine's device where there is one, else of this process (Linux
+    /// alone says so).
+    fn peak_bytes(&self) -> Option<u64> {
+        crate::memory::peak()
+    }
     /// Whether nodes run in the order of the graph, so that values that are computed twice save memory.
     fn keeps_order(&self) -> bool {
         true

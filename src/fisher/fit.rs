@@ -10,9 +10,9 @@ use crate::graph::{Attrs, Batch, Graph, ValueId, order, passes};
 use crate::memory;
 use crate::tensor::{DType, TensorType};
 
-/// Where no limit is set, a batch on the host is no larger than that what it holds in between stays below this. More
-/// samples at once save no time there.
-const BETWEEN: u64 = 1 << 30;
+/// Where no limit is set, a batch is no larger than that what it holds in between stays below this, on the host and on a
+/// device. More samples at once save no time there.
+const BETWEEN: [u64; 2] = [1 << 30, 2 << 30];
 
 /// What a Fisher estimate takes at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -89,26 +89,39 @@ impl Task<'_, '_> {
 
     /// The batch that should just fit: what is taken grows with it by the same amount for every sample.
     fn guess(&self, one: &Built, more: &Built) -> usize {
-        let room = |b: &Built| match self.classifier.memory_limit() {
-            Some(limit) => (limit, b.forecast.bytes),
-            None => (BETWEEN.min(memory::available().unwrap_or(u64::MAX)), plan::host_bytes(&b.graph)),
+        let (limit, least, most) = match self.classifier.memory_limit() {
+            Some(limit) => (limit, one.forecast.bytes, more.forecast.bytes),
+            None => (self.most_between(), self.between(one), self.between(more)),
         };
-        let ((limit, least), (_, most)) = (room(one), room(more));
         let samples = more.graph.batch.saturating_sub(1).max(1) as u64;
         let each = (most.saturating_sub(least) / samples).max(1);
         usize::try_from(1 + limit.saturating_sub(least) / each).unwrap_or(usize::MAX)
     }
 
-    fn fits(&self, built: &Built) -> bool {
-        match self.classifier.memory_limit() {
-            Some(limit) => built.forecast.bytes <= limit,
-            None if self.engine.on_device() => true,
-            None => {
-                let between = plan::host_bytes(&built.graph);
-                let soft = if built.graph.batch > 1 { BETWEEN } else { u64::MAX };
-                between <= soft && (between < memory::SMALL || memory::available().is_none_or(|has| between <= has))
-            }
+    /// Bytes of what a run makes.
+    fn between(&self, built: &Built) -> u64 {
+        match self.engine.on_device() {
+            true => built.forecast.bytes.saturating_sub(self.beside + plan::given_bytes(&built.graph)),
+            false => plan::host_bytes(&built.graph),
         }
+    }
+
+    fn most_between(&self) -> u64 {
+        match self.engine.on_device() {
+            true => BETWEEN[1],
+            false => BETWEEN[0].min(memory::available().unwrap_or(u64::MAX)),
+        }
+    }
+
+    fn fits(&self, built: &Built) -> bool {
+        if let Some(limit) = self.classifier.memory_limit() {
+            return built.forecast.bytes <= limit;
+        }
+        let between = self.between(built);
+        if built.graph.batch > 1 {
+            return between <= self.most_between();
+        }
+        self.engine.on_device() || between < memory::SMALL || memory::available().is_none_or(|has| between <= has)
     }
 
     /// The graph that fits by computing parts of the forward pass twice.

@@ -6,6 +6,7 @@ use crate::cli::{Context, Status};
 use crate::error::Result;
 use crate::fisher::store::{Kept, Origin, model_sha256};
 use crate::fisher::{ClassSums, Counting, Forecast, Plan};
+use crate::memory::in_words;
 use crate::report::{Align, Table, format};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -68,6 +69,8 @@ struct Report {
     one_by_one: Option<String>,
     /// What was predicted: bytes at most, and parts of the forward pass, computed twice where there are several.
     forecast: Option<Forecast>,
+    /// Bytes that were taken at most: of the device where there is one, else of the process.
+    taken: Option<u64>,
     seconds: f64,
     unused: Vec<String>,
     weights: Vec<WeightReport>,
@@ -106,6 +109,7 @@ impl Estimate {
             batch: sums.batch,
             one_by_one: sums.one_by_one,
             forecast: sums.forecast,
+            taken: engine.peak_bytes(),
             seconds: start.elapsed().as_secs_f64(),
             unused: sums.unused,
             origin,
@@ -153,7 +157,8 @@ fn text(r: &Report) -> String {
     if let Some(f) = r.forecast {
         let twice =
             if f.parts > 1 { format!(", the forward pass computed twice in {} parts", f.parts) } else { String::new() };
-        out += &format!("memory: at most {}{twice}\n", crate::memory::in_words(f.bytes));
+        let taken = r.taken.map_or(String::new(), |t| format!(", {} taken", in_words(t)));
+        out += &format!("memory: {} at most{taken}{twice}\n", in_words(f.bytes));
     }
     if r.origin.is_whole() {
         let mut table = Table::new([

@@ -45,10 +45,6 @@ impl WgpuEngine {
     pub fn is_software(&self) -> bool {
         self.gpu.info.device_type == wgpu::DeviceType::Cpu
     }
-    /// The most bytes that the buffers of this engine have taken at once so far.
-    pub fn peak_bytes(&self) -> u64 {
-        self.gpu.peak_bytes()
-    }
     /// Bytes that one tensor may have at most.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.gpu.limits.max_storage_buffer_binding_size
@@ -70,6 +66,9 @@ impl Engine for WgpuEngine {
     }
     fn forecast(&self, graph: &Graph) -> Result<u64> {
         Ok(Program::new(graph, &session::limits(&self.gpu))?.bytes())
+    }
+    fn peak_bytes(&self) -> Option<u64> {
+        Some(self.gpu.peak_bytes())
     }
     fn on_device(&self) -> bool {
         true
