@@ -19,6 +19,9 @@ use crate::onnx::proto::{DataType, Dimension, ValueInfoProto, dimension, type_pr
 use crate::tensor::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The memory of gradient graphs with more nodes is not predicted.
+const PLANNED: usize = 100_000;
+
 /// Shows what a model is: inputs, outputs, classes, head, parameters, engines, and everything that is not supported.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -218,7 +221,7 @@ fn classify(classifier: Classifier, args: &Args, report: &mut Report) -> Result<
         float: classifier.float().to_string(),
     });
     let float = classifier.float();
-    report.engines = vec![on_cpu(&classifier)];
+    report.engines = vec![on_cpu(&gradients.graph, &classifier)];
     let classifier = match float {
         DType::F64 => args.model.open()?.in_float32()?.within(args.memory.memory_limit),
         _ => classifier,
@@ -243,20 +246,23 @@ fn batch(g: &Graph, is_fixed: bool) -> String {
 }
 
 /// An engine and what a Fisher takes on it.
-fn engine_report(name: &'static str, found: Result<(String, [Forecast; 2])>) -> EngineReport {
+fn engine_report(name: &'static str, found: Result<(String, Option<[Forecast; 2]>)>) -> EngineReport {
     match found {
-        Ok((detail, fisher)) => EngineReport { name, runs_it: true, detail, fisher: Some(fisher) },
+        Ok((detail, fisher)) => EngineReport { name, runs_it: true, detail, fisher },
         Err(e) => EngineReport { name, runs_it: false, detail: e.to_string(), fisher: None },
     }
 }
 
-/// What a Fisher takes of one sample a run and of as many as share one.
-fn forecasts(classifier: &Classifier, engine: &dyn Engine) -> Result<[Forecast; 2]> {
-    Ok([forecast(classifier, engine, 1)?, forecast(classifier, engine, usize::MAX)?])
+/// What a Fisher takes of one sample a run and of as many as share one; `None` for graphs that take long to plan.
+fn forecasts(g: &Graph, classifier: &Classifier, engine: &dyn Engine) -> Result<Option<[Forecast; 2]>> {
+    if g.nodes().len() > PLANNED {
+        return Ok(None);
+    }
+    Ok(Some([forecast(classifier, engine, 1)?, forecast(classifier, engine, usize::MAX)?]))
 }
 
-fn on_cpu(classifier: &Classifier) -> EngineReport {
-    engine_report("cpu", forecasts(classifier, &Cpu).map(|f| ("embedded".to_owned(), f)))
+fn on_cpu(g: &Graph, classifier: &Classifier) -> EngineReport {
+    engine_report("cpu", forecasts(g, classifier, &Cpu).map(|f| ("embedded".to_owned(), f)))
 }
 
 /// Which other engines run a gradient graph, and if not, why.
@@ -269,11 +275,11 @@ fn engines(g: &Graph, classifier: &Classifier, narrower: &str) -> [EngineReport;
         }
         let adapter = gpu(false).or_else(|e| gpu(true).map_err(|_| e))?;
         let only = if adapter.is_software() { ", a software adapter: only by '--engine wgpu'" } else { "" };
-        Ok((format!("{}{only}{narrower}", adapter.describe()), forecasts(classifier, &adapter)?))
+        Ok((format!("{}{only}{narrower}", adapter.describe()), forecasts(g, classifier, &adapter)?))
     };
     let in_ort = || {
         let engine = OrtEngine::new(None).map_err(first_clause)?;
-        Ok((format!("{}{narrower}", engine.describe()), forecasts(classifier, &engine)?))
+        Ok((format!("{}{narrower}", engine.describe()), forecasts(g, classifier, &engine)?))
     };
     [engine_report("wgpu", on_gpu()), engine_report("ort", in_ort())]
 }
