@@ -4,7 +4,7 @@ mod embed;
 mod from_data;
 mod update;
 
-use super::common::{EngineArgs, EngineReport, ModelArgs, check_target};
+use super::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, check_target};
 use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
@@ -276,6 +276,8 @@ pub(super) struct Synthesize {
     how: SynthesisArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
 }
 
 #[derive(serde::Serialize)]
@@ -293,7 +295,7 @@ impl Synthesize {
         check_target(&self.o, &[&self.model.model])?;
         let classifier = self.model.open()?;
         let chosen = self.engine.open()?;
-        let classifier = classifier.on(chosen.engine.as_ref())?;
+        let classifier = classifier.on(chosen.engine.as_ref())?.within(self.memory.memory_limit);
         let (made, inputs) = self.how.make(&classifier, chosen.engine.as_ref(), self.seed, context)?;
         npz::save_made(&self.o, &made.inputs)?;
         let report = SynthesisReport {

@@ -11,7 +11,7 @@ mod report;
 mod requests;
 
 use super::codes::{Made, SynthesisArgs};
-use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
+use super::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, ScaleArgs, check_target, named, same_file};
 use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
@@ -98,6 +98,8 @@ pub(super) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     artefacts: ArtefactArgs,
 }
 
@@ -156,7 +158,7 @@ impl Args {
         let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
         let kept = self.fisher.as_deref().map(|path| self.kept(path, &classifier)).transpose()?;
         let chosen = self.engine.open()?;
-        let classifier = classifier.on(chosen.engine.as_ref())?;
+        let classifier = classifier.on(chosen.engine.as_ref())?.within(self.memory.memory_limit);
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let data = self.without_forgotten(data)?;
         let calibration = self.calibration(&classifier)?;
