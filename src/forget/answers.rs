@@ -38,6 +38,14 @@ impl Answers {
         }
         out
     }
+    /// Those of the first samples.
+    pub fn first(mut self, samples: usize) -> Self {
+        self.logits.truncate(samples * self.classes);
+        if let Some(old) = &mut self.old_head {
+            old.truncate(samples * self.classes);
+        }
+        self
+    }
     /// False when a logit is NaN or infinite.
     pub fn is_finite(&self) -> bool {
         self.logits.iter().chain(self.old_head.iter().flatten()).all(|v| v.is_finite())

@@ -5,10 +5,13 @@ pub mod answers;
 pub mod ascent;
 mod doubt;
 mod fishers;
+mod guard;
+mod last;
 pub mod rewrite;
 pub mod rules;
 mod scope;
 pub mod search;
+mod trials;
 mod walk;
 
 use crate::classifier::{Classifier, Weights};
@@ -22,9 +25,10 @@ pub use aim::Aim;
 use answers::{Answerer, Answers};
 pub use rules::{Rule, Strength};
 pub use scope::Scope;
+use search::Candidate;
 pub use search::Depth;
-use search::{Candidate, Trials};
 use std::sync::Arc;
+use trials::{Guide, Trials};
 
 /// What is to be forgotten, and how.
 #[derive(Clone, Debug)]
@@ -43,7 +47,10 @@ pub struct Request {
     pub protect: Vec<String>,
     /// True when the inputs were made from the model, so that they are not memorised.
     pub made: bool,
-    /// Decides the noise of the rule that adds some.
+    /// Inputs of all classes that were made from the model, beside those that are given: they tell how data fare where the
+    /// given ones may be memorised.
+    pub beside: Option<Labelled>,
+    /// Decides the noise of the rule that adds some, and that of inputs that tell how data fare.
     pub seed: u64,
     /// A Fisher of this model that is kept, as [`load`](crate::fisher::store::load) reads it: no class that it holds is
     /// estimated again. The inputs then serve the search alone; a class of theirs that it lacks is estimated from
@@ -63,6 +70,7 @@ impl Request {
             scope,
             protect: Vec::new(),
             made: false,
+            beside: None,
             seed: 0,
             fisher: None,
         }
@@ -152,6 +160,13 @@ pub fn forget(
     request: &Request,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<Outcome> {
+    if request.beside.is_some() && request.fisher.is_some() {
+        return Err(Error::invalid("inputs that are made beside others have no part in a Fisher that is kept"));
+    }
+    let given = data.len();
+    let joined = request.beside.as_ref().map(|beside| data.concat(beside)).transpose()?;
+    let guide = guide(data, request);
+    let data = joined.as_ref().unwrap_or(data);
     let aim = Aim::new(request, data, classifier.classes())?;
     let old = Weights::upload(engine, &classifier.bind(1)?)?;
     let total = data.len();
@@ -165,7 +180,7 @@ pub fn forget(
     let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
     let head = answerer.head.clone();
     let basis = scope::narrow(fishers.basis, request.scope, &head, &request.protect)?;
-    let mut trials = Trials::new(classifier, engine, answerer, &old, basis, data, &aim);
+    let mut trials = Trials::new(classifier, engine, answerer, &old, basis, data, &aim, guide);
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
@@ -187,8 +202,24 @@ pub fn forget(
     let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
     let (changes, new) = compare(&old, &weights)?;
     (passes.search, passes.steps) = (trials.passes(), trials.stepped());
+    let (before, after) = (before.first(given), after.first(given));
     let (one_by_one, estimated) = (fishers.one_by_one, fishers.estimated);
     Ok(Outcome { strength, tried, before, after, changes, new, one_by_one, estimated, passes, aim, head, doubts })
+}
+
+/// So many inputs of a class tell how data fare; fewer may be codes that were learned by heart.
+const TELLING: usize = 8;
+
+/// True when there are so many inputs of every class that they are data, not codes.
+pub fn are_telling(data: &Labelled) -> bool {
+    data.by_class().values().all(|members| members.len() >= TELLING)
+}
+
+/// The first input that tells how data fare.
+fn guide(data: &Labelled, request: &Request) -> Guide {
+    let is_telling = request.made || are_telling(data);
+    let from = if request.beside.is_some() { Some(data.len()) } else { is_telling.then_some(0) };
+    Guide { from, seed: request.seed }
 }
 
 /// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.
