@@ -171,8 +171,8 @@ fn depth_makes_inputs_beside_codes() {
     // in the range of the codes
     assert!(deep["made"]["range"][0].as_f64().unwrap() > 0.0 && deep["made"]["range"][1].as_f64().unwrap() < 1.0);
     assert_eq!(deep["passes"]["fisher"], 90);
-    // a code and eight made inputs to forget; two inputs for each of nine guards
-    assert_eq!(deep["passes"]["steps"].as_u64().unwrap(), body_trials(&deep) * (9 + 9 * 2));
+    // eight of nine inputs to forget; two inputs for each of nine guards
+    assert_eq!(deep["passes"]["steps"].as_u64().unwrap(), body_trials(&deep) * (8 + 9 * 2));
     // what is told is told of the codes
     assert_eq!(deep["inputs"]["forgotten_samples"], 1);
     assert_eq!(
