@@ -22,7 +22,7 @@ use crate::autodiff::gradient::Mode;
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph};
+use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, DType, TensorType};
 
@@ -153,7 +153,7 @@ pub fn estimate_members(
 }
 
 /// A prepared gradient graph that sums squared per-sample gradients of as many samples as it is shown.
-struct SquareSums<'a> {
+pub struct SquareSums<'a> {
     engine: &'a dyn Engine,
     session: Box<dyn Session>,
     graph: Graph,
@@ -163,10 +163,16 @@ struct SquareSums<'a> {
     unused: Vec<String>,
     one_by_one: Option<String>,
     float: DType,
+    /// Samples come in several runs, whose sums are added up by the graph.
+    accumulates: bool,
 }
 
 impl<'a> SquareSums<'a> {
-    fn new(
+    /// Prepares `sets` sums over at most `samples` samples.
+    ///
+    /// # Errors
+    /// When an op has no derivative, or the engine lacks something.
+    pub fn new(
         classifier: &Classifier,
         engine: &'a dyn Engine,
         weights: &Weights,
@@ -176,20 +182,16 @@ impl<'a> SquareSums<'a> {
         let (gradients, one_by_one) = classifier.gradients_or_singles(samples.min(MAX_BATCH), Mode::Fisher { sets })?;
         let mut g = gradients.graph;
         let weight_ids = g.feed_weights();
-        let (mut types, mut outputs) = (Vec::new(), Vec::new());
-        g.set_scope("accumulate");
-        for (k, &(_, d)) in gradients.gradients.iter().enumerate() {
-            let ty = g.value(d).ty.clone();
-            let sum = g.input(format!("accumulated.{k}"), ty.clone(), Batch::None);
-            outputs.push(g.push("Add", &[sum, d], Attrs::new())?);
-            types.push(ty);
-        }
-        g.outputs = outputs;
+        let sums: Vec<ValueId> = gradients.gradients.iter().map(|(_, d)| *d).collect();
+        let types: Vec<TensorType> = sums.iter().map(|&d| g.value(d).ty.clone()).collect();
+        let accumulates = samples > g.batch;
+        g.outputs = if accumulates { accumulated(&mut g, &sums)? } else { sums };
         let float = gradients.sample_weights.map_or(DType::F32, |u| g.dtype(u));
         let weights = weights.feeds(&g, &weight_ids)?;
         let session = engine.prepare(&g)?;
         let names = gradients.gradients.into_iter().map(|(n, _)| n).collect();
-        Ok(Self { engine, session, graph: g, weights, names, types, unused: gradients.unused, one_by_one, float })
+        let unused = gradients.unused;
+        Ok(Self { engine, session, graph: g, weights, names, types, unused, one_by_one, float, accumulates })
     }
 
     /// Type of every sum: `[sets, …shape]`.
@@ -197,11 +199,20 @@ impl<'a> SquareSums<'a> {
         &self.types
     }
 
-    fn run(&mut self, data: &Labelled, sets: &[Vec<f64>], progress: &mut dyn FnMut(usize)) -> Result<Vec<Tensor>> {
+    /// One tensor `[sets, …shape]` per weight: `Σ_n u[s][n] (∂ℓ_n/∂w)²` over these samples. `progress` is told how many
+    /// are done.
+    ///
+    /// # Errors
+    /// When the samples do not fit the model, or the engine fails.
+    pub fn run(&mut self, data: &Labelled, sets: &[Vec<f64>], progress: &mut dyn FnMut(usize)) -> Result<Vec<Tensor>> {
         let batch = self.graph.batch;
         let mut sums = Vec::with_capacity(self.types.len());
-        for ty in &self.types {
-            sums.push(self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0))?);
+        if self.accumulates {
+            for ty in &self.types {
+                sums.push(self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0))?);
+            }
+        } else if data.len() > batch {
+            return Err(Error::internal(format!("{} samples for a session of {batch}", data.len())));
         }
         for from in (0..data.len()).step_by(batch) {
             let to = (from + batch).min(data.len());
@@ -213,7 +224,9 @@ impl<'a> SquareSums<'a> {
             let u = Array::from_vec(&[sets.len(), batch], u.collect::<Vec<f64>>())?.to_float(self.float);
             feeds.push(Tensor::Host(u));
             feeds.extend(self.weights.iter().cloned());
-            feeds.append(&mut sums);
+            if self.accumulates {
+                feeds.append(&mut sums);
+            }
             sums = self.session.run(&feeds)?;
             progress(to);
         }
@@ -224,6 +237,16 @@ impl<'a> SquareSums<'a> {
         let batch = self.graph.batch;
         Fisher { names: self.names, sums, sets, unused: self.unused, batch, one_by_one: self.one_by_one }
     }
+}
+
+/// The sums with inputs of the same types added to them.
+fn accumulated(g: &mut Graph, sums: &[ValueId]) -> Result<Vec<ValueId>> {
+    g.set_scope("accumulate");
+    let add = |(k, &d): (usize, &ValueId)| {
+        let before = g.input(format!("accumulated.{k}"), g.value(d).ty.clone(), Batch::None);
+        g.push("Add", &[before, d], Attrs::new())
+    };
+    sums.iter().enumerate().map(add).collect()
 }
 
 fn not_finite(name: &str) -> Error {

@@ -38,12 +38,12 @@ impl Answers {
         }
         out
     }
-    /// Those of the first samples.
-    pub fn first(mut self, samples: usize) -> Self {
-        self.logits.truncate(samples * self.classes);
-        if let Some(old) = &mut self.old_head {
-            old.truncate(samples * self.classes);
-        }
+    /// The answers to the first `n` samples.
+    #[must_use]
+    pub fn first(mut self, n: usize) -> Self {
+        let elements = n * self.classes;
+        self.logits.truncate(elements);
+        self.old_head.iter_mut().for_each(|z| z.truncate(elements));
         self
     }
     /// False when a logit is NaN or infinite.

@@ -58,6 +58,16 @@ impl Cut {
     }
 }
 
+/// What the model is shown.
+pub(super) struct Shown<'a> {
+    /// The labelled inputs, then samples that are only listened to.
+    pub(super) all: &'a Labelled,
+    /// How many are inputs.
+    pub(super) inputs: usize,
+    /// Which of them are to be forgotten.
+    pub(super) aim: &'a Aim,
+}
+
 /// The last layer above a body that has settled.
 pub(super) struct Last<'a> {
     ascent: Ascent<'a>,
@@ -76,12 +86,13 @@ impl<'a> Last<'a> {
         cut: &Cut,
         engine: &'a dyn Engine,
         basis: &Basis,
-        data: (&Labelled, &Aim),
+        shown: &Shown<'_>,
         weights: &Weights,
         settled: &Answers,
     ) -> Result<Self> {
-        let features = cut.features(engine, weights, data.0)?;
-        let ascent = Ascent::new(&cut.head, engine, basis, Part::Head, &features, data.1, Vec::new())?;
+        let features = cut.features(engine, weights, shown.all)?;
+        let inputs = features.batch(0..shown.inputs)?;
+        let ascent = Ascent::new(&cut.head, engine, basis, Part::Head, &inputs, shown.aim, Vec::new())?;
         let answerer = Answerer::new(&cut.head, engine, features.len().min(256), false)?;
         Ok(Self { ascent, answerer, features, old_head: settled.old_head.clone() })
     }

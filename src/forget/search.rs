@@ -1,5 +1,6 @@
 //! Finding the strength on the labelled inputs alone.
 
+use super::calibration::Seen;
 use super::rules::{Rule, Strength};
 use super::trials::Trials;
 use super::{Request, walk};
@@ -24,17 +25,21 @@ pub struct Candidate {
     pub retained_loss: f64,
     /// False when a logit was NaN or infinite; then nothing else counts.
     pub finite: bool,
+    /// What calibration samples say, where there are some.
+    pub calibration: Option<Seen>,
 }
 
 impl Candidate {
     /// The forget inputs are unanswered, and the others are answered as well as before, but for a tenth.
     fn is_good(&self, start: &Self) -> bool {
-        self.finite && self.forget_answered == 0.0 && self.retained_answered >= 0.9 * start.retained_answered
+        let real = self.calibration.as_ref().zip(start.calibration.as_ref()).is_none_or(|(now, was)| now.is_good(was));
+        real && self.finite && self.forget_answered == 0.0 && self.retained_answered >= 0.9 * start.retained_answered
     }
     /// `A_R + E_F` on the inputs, and probabilities to tell equals apart.
-    fn value(&self) -> f64 {
+    pub(super) fn value(&self) -> f64 {
         let answers = self.retained_answered - self.forget_answered;
-        answers + 0.01 * (self.retained_probability - self.forget_probability)
+        let real = self.calibration.as_ref().map_or(0.0, |c| c.retained_probability - c.forget_probability);
+        answers + real + 0.01 * (self.retained_probability - self.forget_probability)
     }
 }
 
@@ -240,7 +245,8 @@ impl Line<'_, '_> {
     }
     fn lost(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(!c.finite || c.forget_probability <= self.ask.lost * self.start.forget_probability)
+        let real = self.real(&c).is_none_or(|(now, was)| now.has_lost(was));
+        Ok(!c.finite || real && c.forget_probability <= self.ask.lost * self.start.forget_probability)
     }
     fn lost_in_the_body(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
@@ -248,7 +254,12 @@ impl Line<'_, '_> {
     }
     fn keeps(&mut self, t: f64, part: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(c.finite && c.retained_probability >= part * self.start.retained_probability)
+        let real = self.real(&c).is_none_or(|(now, was)| now.keeps(was));
+        Ok(c.finite && real && c.retained_probability >= part * self.start.retained_probability)
+    }
+    /// What calibration samples say of a candidate, and said before.
+    fn real<'c>(&'c self, c: &'c Candidate) -> Option<(&'c Seen, &'c Seen)> {
+        c.calibration.as_ref().zip(self.start.calibration.as_ref())
     }
     /// The weakest strength between two at which `test` holds, given that it holds at the stronger.
     fn weakest(&mut self, mut below: f64, mut above: f64, test: fn(&mut Self, f64) -> Result<bool>) -> Result<f64> {

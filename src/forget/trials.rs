@@ -3,8 +3,9 @@
 use super::Aim;
 use super::answers::{Answerer, Answers};
 use super::ascent::{Ascent, Part};
+use super::calibration::Calibration;
 use super::guard::{Canaries, guards};
-use super::last::{Cut, Last};
+use super::last::{Cut, Last, Shown};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
 use super::search::Candidate;
@@ -12,6 +13,7 @@ use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
+use std::rc::Rc;
 
 /// Which of the labelled inputs tell how the retained classes fare, as data would.
 #[derive(Clone, Copy, Debug)]
@@ -22,12 +24,22 @@ pub struct Guide {
     pub seed: u64,
 }
 
+impl Guide {
+    /// The same among the inputs whose class takes part.
+    pub(super) fn among(self, data: &Labelled, takes_part: impl Fn(&usize) -> bool) -> Self {
+        let before = |from: usize| data.y.iter().take(from).filter(|y| takes_part(y)).count();
+        Self { from: self.from.map(before), ..self }
+    }
+}
+
 /// Tries strengths on one model, one set of inputs and one choice of classes.
 pub struct Trials<'a> {
     classifier: &'a Classifier,
     engine: &'a dyn Engine,
     answerer: Answerer,
     old: &'a Weights,
+    /// Where the old head is taken from.
+    original: &'a Weights,
     basis: Basis,
     data: &'a Labelled,
     aim: &'a Aim,
@@ -36,6 +48,7 @@ pub struct Trials<'a> {
     ascents: Vec<(Part, Ascent<'a>)>,
     stepped: usize,
     before: Option<Answers>,
+    calibration: Option<Rc<Calibration>>,
     /// The last layer above the body that has settled, where it can be had on its own.
     last: Option<Last<'a>>,
     /// Where the last search of an ascent ended, so that its steps need not be taken again.
@@ -59,6 +72,7 @@ impl<'a> Trials<'a> {
             engine,
             answerer,
             old,
+            original: old,
             basis,
             data,
             aim,
@@ -67,9 +81,26 @@ impl<'a> Trials<'a> {
             ascents: Vec::new(),
             stepped: 0,
             before: None,
+            calibration: None,
             last: None,
             walked: None,
         }
+    }
+
+    /// The same with samples that are listened to as well; answers are then those to the inputs and, after them, to the
+    /// samples.
+    pub(super) fn calibrated(self, calibration: Option<Calibration>) -> Self {
+        Self { calibration: calibration.map(Rc::new), ..self }
+    }
+
+    /// The same where `old` was changed before: these are the weights as they came in the file.
+    pub(super) fn since(self, original: &'a Weights) -> Self {
+        Self { original, ..self }
+    }
+
+    /// Samples that are listened to beside the inputs.
+    pub(super) fn calibration(&self) -> Option<Rc<Calibration>> {
+        self.calibration.clone()
     }
 
     /// Inputs that tell how far the body may change; `None` where there are none that could.
@@ -121,12 +152,13 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// When the engine fails.
     pub(super) fn settle(&mut self, weights: &Weights, answers: &Answers) -> Result<()> {
+        let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
         let is_open = self.may_change(Part::Head) && self.may_have_body();
-        let cut = if is_open { Cut::of(self.classifier, self.engine, self.data.len().min(256))? } else { None };
+        let cut = if is_open { Cut::of(self.classifier, self.engine, shown.len().min(256))? } else { None };
         if let Some(cut) = cut {
-            self.answerer.passes += self.data.len();
-            let data = (self.data, self.aim);
-            self.last = Some(Last::new(&cut, self.engine, &self.basis, data, weights, answers)?);
+            self.answerer.passes += shown.len();
+            let inputs = Shown { all: shown, inputs: self.data.len(), aim: self.aim };
+            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, weights, answers)?);
         }
         Ok(())
     }
@@ -190,7 +222,7 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub fn before(&mut self) -> Result<Answers> {
         if self.before.is_none() {
-            self.before = Some(self.answerer.answer(self.old, self.old, self.data, &mut |_| ())?);
+            self.before = Some(self.answers(self.old)?);
         }
         self.before.clone().ok_or_else(|| Error::internal("no answers before"))
     }
@@ -206,7 +238,7 @@ impl<'a> Trials<'a> {
 
     /// What these answers to the inputs say.
     pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
-        score(strength, answers, &self.data.y, self.aim)
+        judge(strength, answers, self.data, self.aim, self.calibration.as_deref())
     }
 
     /// Weights and answers at a strength.
@@ -234,7 +266,7 @@ impl<'a> Trials<'a> {
             }
         };
         let weights = self.rewriters[i].1.apply(strength)?;
-        let answers = self.answerer.answer(&weights, self.old, self.data, &mut |_| ())?;
+        let answers = self.answers(&weights)?;
         Ok((weights, answers))
     }
 
@@ -243,7 +275,8 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// When the engine fails.
     pub fn answers(&mut self, weights: &Weights) -> Result<Answers> {
-        self.answerer.answer(weights, self.old, self.data, &mut |_| ())
+        let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
+        self.answerer.answer(weights, self.original, shown, &mut |_| ())
     }
 
     /// What the inputs say of a strength.
@@ -252,8 +285,20 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub fn score(&mut self, strength: &Strength) -> Result<Candidate> {
         let (_, answers) = self.at(strength)?;
-        Ok(score(&strength.to_string(), &answers, &self.data.y, self.aim))
+        Ok(self.judge(&strength.to_string(), &answers))
     }
+}
+
+/// What these answers to the inputs, and to calibration samples after them, say.
+pub(super) fn judge(
+    strength: &str,
+    answers: &Answers,
+    data: &Labelled,
+    aim: &Aim,
+    calibration: Option<&Calibration>,
+) -> Candidate {
+    let calibration = calibration.map(|c| c.see(answers));
+    Candidate { calibration, ..score(strength, answers, &data.y, aim) }
 }
 
 fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Candidate {
@@ -287,5 +332,6 @@ fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Cand
         retained_probability: p_r / n_r,
         retained_loss: loss / n_r,
         finite: answers.is_finite(),
+        calibration: None,
     }
 }

@@ -26,8 +26,10 @@ struct Budget {
 impl Budget {
     /// For inputs that tell how data fare, and for others, which may be memorised and then say less; with those
     /// [`Depth::Body`] pays for depth. Found by trying (docs/benchmarks.md).
-    fn of(depth: Depth, is_guided: bool) -> Self {
+    fn of(depth: Depth, is_guided: bool, is_calibrated: bool) -> Self {
         match (depth, is_guided) {
+            // what codes do not say, the samples do
+            (Depth::Auto | Depth::Head, false) if is_calibrated => Self { kept: 0.985, spared: 0.0 },
             (_, true) => Self { kept: 0.985, spared: 0.65 },
             (Depth::Body, false) => Self { kept: 0.95, spared: 0.0 },
             (_, false) => Self { kept: 0.999, spared: 0.0 },
@@ -62,15 +64,20 @@ pub(super) fn walk(
     let certainty = odds(&before.logits).max(0.0);
     let deepens = request.depth != Depth::Head && trials.may_change(Part::Body);
     let canaries = if deepens { trials.canaries()? } else { None };
-    let budget = Budget::of(request.depth, canaries.is_some());
+    let real = trials.calibration();
+    let budget = Budget::of(request.depth, canaries.is_some(), real.is_some());
     let below = if canaries.is_some() { MARGIN } else { certainty + MARGIN };
     let mut place = Place { weights: trials.old().clone(), answers: before.clone(), body: 0, head: 0 };
     let body = Walk {
         part: Part::Body,
         most: if deepens { MOST_BODY } else { 0 },
-        enough: &|a| odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -below,
+        enough: &|a| {
+            odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -below
+                && real.as_ref().is_none_or(|r| r.is_deep(&before, a))
+        },
         keeps: &|trials, place| {
-            let kept = least_kept(&before, &place.answers, labels, aim) >= budget.kept;
+            let kept = least_kept(&before, &place.answers, labels, aim) >= budget.kept
+                && real.as_ref().is_none_or(|r| r.allows(&before, &place.answers, request.depth));
             match &canaries {
                 Some(c) if kept => Ok(trials.spared(c, &place.weights)? >= budget.spared),
                 _ => Ok(kept),
@@ -83,8 +90,13 @@ pub(super) fn walk(
     let head = Walk {
         part: Part::Head,
         most: MOST_HEAD,
-        enough: &|a| odds(&a.logits) <= from - 2.0 * certainty - MARGIN,
-        keeps: &|_, place| Ok(least_kept(&start, &place.answers, labels, aim) >= KEPT_HEAD),
+        enough: &|a| {
+            odds(&a.logits) <= from - 2.0 * certainty - MARGIN && real.as_ref().is_none_or(|r| r.is_unanswered(a))
+        },
+        keeps: &|_, place| {
+            Ok(least_kept(&start, &place.answers, labels, aim) >= KEPT_HEAD
+                && real.as_ref().is_none_or(|r| r.allows(&start, &place.answers, request.depth)))
+        },
     };
     head.go(trials, &mut place, tried, tick)?;
     let strength = place.strength();
@@ -149,7 +161,7 @@ impl Walk<'_> {
 }
 
 /// Mean over the forget inputs of `log Σ_{k∈C_F} p_k − log Σ_{k∈C_R} p_k`.
-fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
+pub(super) fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
     for (i, (row, y)) in logits.chunks(classes).zip(labels).enumerate() {
         if !aim.forgets(i) {
@@ -168,7 +180,7 @@ fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 
 }
 
 /// Least over the retained classes of the part that is left of the mean probability of their own class.
-fn least_kept(before: &Answers, now: &Answers, labels: &[usize], aim: &Aim) -> f64 {
+pub(super) fn least_kept(before: &Answers, now: &Answers, labels: &[usize], aim: &Aim) -> f64 {
     let own = |a: &Answers| {
         let log_p = Answers::log_probabilities(&a.logits, a.classes);
         let mut sums = vec![0.0; a.classes];

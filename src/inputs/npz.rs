@@ -8,7 +8,7 @@ use crate::memory;
 use crate::tensor::Array;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -208,22 +208,41 @@ pub(super) fn is_made(path: &Path) -> Result<bool> {
     Ok(keys(path)?.iter().any(|k| k == MADE))
 }
 
+/// The bytes that [`save`] writes.
+///
+/// # Errors
+/// When an extra input is named `x` or `y`.
+pub fn to_bytes(inputs: &Labelled) -> Result<Vec<u8>> {
+    let y = inputs.labels();
+    let mut all = vec![("x", &inputs.x), ("y", &y)];
+    all.extend(inputs.extra.iter().map(|(k, a)| (k.as_str(), a)));
+    check_names(&all)?;
+    let mut bytes = io::Cursor::new(Vec::new());
+    pack(&mut bytes, &all)?;
+    Ok(bytes.into_inner())
+}
+
 /// Writes arrays under their names, uncompressed like `numpy.savez`. Atomic; equal arrays give equal bytes.
 ///
 /// # Errors
 /// When two arrays have one name, or the file cannot be written.
 pub fn write(path: &Path, arrays: &[(&str, &Array)]) -> Result<()> {
-    for (i, (name, _)) in arrays.iter().enumerate() {
-        if arrays[..i].iter().any(|(n, _)| n == name) {
-            return Err(Error::invalid(format!("two arrays named {name:?} cannot be written to one npz file")));
-        }
-    }
+    check_names(arrays)?;
     files::write_atomically(path, |file| {
         pack(file, arrays).map_err(|e| e.at(format!("cannot write {}", path.display())))
     })
 }
 
-fn pack(file: &mut BufWriter<&File>, arrays: &[(&str, &Array)]) -> Result<()> {
+fn check_names(arrays: &[(&str, &Array)]) -> Result<()> {
+    for (i, (name, _)) in arrays.iter().enumerate() {
+        if arrays[..i].iter().any(|(n, _)| n == name) {
+            return Err(Error::invalid(format!("two arrays named {name:?} cannot be written to one npz file")));
+        }
+    }
+    Ok(())
+}
+
+fn pack(file: &mut (impl Write + Seek), arrays: &[(&str, &Array)]) -> Result<()> {
     let io = |e: io::Error| Error::io("npz", &e);
     let bad = |e: zip::result::ZipError| Error::new(crate::Kind::Io, e.to_string());
     let mut zip = ZipWriter::new(file);

@@ -3,12 +3,16 @@
 
 use super::layout::aligned;
 use super::linalg::{Mat, Real, gemm};
+use super::squared::{self, Extents, Factors};
+use super::squares::lower_product;
 use super::support::{broadcast, broadcast_strides, given, rows, strides};
-use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp};
+use super::tile::Tile;
+use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, reshape, transpose};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::tensor::{Array, TensorType};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A batched product `y[b] = alpha · a[b] · b[b] (+ beta · c)`: extents and strides, which both the
 /// reference and the kernel follow.
@@ -303,7 +307,7 @@ pub(super) fn weight_gradient(b: &mut Vjp, x: ValueId, dy: ValueId, i: usize, tr
 struct MatMulSquared;
 
 impl MatMulSquared {
-    fn run<T: Real>(n: &NodeView, x: &[Option<&Array>]) -> Result<Array> {
+    fn run<T: Tile>(n: &NodeView, x: &[Option<&Array>]) -> Result<Array> {
         let (a, b, u) = (given(x, 0)?, given(x, 1)?, given(x, 2)?);
         let (&[samples, k, t], &[_, _, m]) = (n.shape(0)?, n.shape(1)?) else {
             return Err(Error::internal("MatMulSquared takes [n,k,t] and [n,t,m]"));
@@ -323,32 +327,37 @@ impl MatMulSquared {
             }
             return Array::from_vec(&[sets, k, m], y);
         }
-        // blocks of rows in parallel; a block's product of one sample is squared into every set at once
-        let block = (k.div_ceil(4 * rayon::current_num_threads())).clamp(1, 256);
-        let mut parts: Vec<Vec<&mut [T]>> = (0..k.div_ceil(block)).map(|_| Vec::with_capacity(sets)).collect();
-        for set in y.chunks_mut(k * m) {
-            for (part, rows) in parts.iter_mut().zip(set.chunks_mut(block * m)) {
-                part.push(rows);
+        let extents = Extents { groups: 1, rows: k, columns: m, unit: T::size()[1], steps: t, samples, sums: sets };
+        Array::from_vec(&[sets, k, m], squared::sum(extents, u, &Stacked { a, b, k, t, m }))
+    }
+}
+
+/// The factors of every sample: `a[n]` is `[k, t]`, `b[n]` is `[t, m]`.
+struct Stacked<'a, T> {
+    a: &'a [T],
+    b: &'a [T],
+    k: usize,
+    t: usize,
+    m: usize,
+}
+
+impl<T: Real> Factors<T> for Stacked<'_, T> {
+    fn left(&self, n: usize, _: usize, steps: Range<usize>, rows: Range<usize>, out: &mut [T], width: usize) {
+        for (i, row) in rows.enumerate() {
+            let row = &self.a[(n * self.k + row) * self.t..][steps.clone()];
+            out[i..].iter_mut().step_by(width).zip(row).for_each(|(o, &a)| *o = a);
+        }
+    }
+    fn right(&self, n: usize, _: usize, steps: Range<usize>, columns: Range<usize>, out: &mut [T], width: usize) {
+        for (step, t) in steps.clone().enumerate() {
+            let row = &self.b[(n * self.t + t) * self.m..][columns.clone()];
+            for (panel, part) in row.chunks(width).enumerate() {
+                out[(panel * steps.len() + step) * width..][..part.len()].copy_from_slice(part);
             }
         }
-        parts.into_par_iter().enumerate().for_each(|(i, mut outs)| {
-            let (from, to) = (i * block, ((i + 1) * block).min(k));
-            let mut g = vec![T::ZERO; (to - from) * m];
-            for j in 0..samples {
-                if (0..sets).all(|s| u[s * samples + j] == T::ZERO) {
-                    continue;
-                }
-                let left = Mat::new(&a[j * k * t..(j + 1) * k * t], k, t).row_range(from, to);
-                gemm(left, Mat::new(&b[j * t * m..(j + 1) * t * m], t, m), &mut g, 1.0, 0.0, false);
-                for (s, out) in outs.iter_mut().enumerate() {
-                    let weight = u[s * samples + j];
-                    if weight != T::ZERO {
-                        out.iter_mut().zip(&g).for_each(|(o, &g)| *o += weight * g * g);
-                    }
-                }
-            }
-        });
-        Array::from_vec(&[sets, k, m], y)
+    }
+    fn place(&self, sums: &[T], row: &mut [T]) {
+        row.iter_mut().zip(sums).for_each(|(r, &s)| *r += s);
     }
 }
 
@@ -393,9 +402,21 @@ impl Op for MatMulSquared {
         let &[Some(a), Some(b), Some(u)] = inputs else {
             return Err(Error::internal("MatMulSquared takes three inputs"));
         };
-        let y = g.push("MatMul", &[a, b], Attrs::new())?;
-        let sum = g.push("WeightedSquareSum", &[y, u], Attrs::new())?;
-        Ok(Some(vec![sum]))
+        let (&[n, k, t], &[.., m]) = (g.shape(a), g.shape(b)) else {
+            return Err(Error::internal("MatMulSquared takes [n,k,t] and [n,t,m]"));
+        };
+        if t != 1 {
+            return Ok(Some(vec![lower_product(g, a, b, u)?]));
+        }
+        // (a bᵀ)² = a² (b²)ᵀ: one product over the samples for each sum
+        let sums = g.shape(u)[0];
+        let (a, b) = (reshape(g, a, &[1, n, k])?, reshape(g, b, &[n, m])?);
+        let aa = g.push("Mul", &[a, a], Attrs::new())?;
+        let bb = g.push("Mul", &[b, b], Attrs::new())?;
+        let u = reshape(g, u, &[sums, n, 1])?;
+        let left = g.push("Mul", &[aa, u], Attrs::new())?;
+        let left = transpose(g, left, &[0, 2, 1])?;
+        Ok(Some(vec![g.push("MatMul", &[left, bb], Attrs::new())?]))
     }
 }
 

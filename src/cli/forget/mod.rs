@@ -23,7 +23,7 @@ use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
 use aim::AimArgs;
 use artefacts::{ArtefactArgs, Finished};
-use options::{DepthName, ScopeName, StrengthArgs};
+use options::{DepthName, ScopeName, StrategyName, StrengthArgs};
 pub(super) use record::read_pem;
 use report::{Report, Run};
 pub(super) use requests::Invocation;
@@ -55,6 +55,13 @@ pub(super) struct Args {
     /// what the strength is searched on.
     #[arg(long, value_name = "FILE.safetensors")]
     fisher: Option<PathBuf>,
+    /// A few real samples that the search listens to beside the inputs, as --inputs takes them; no part of the Fisher. With
+    /// it, --scale, --mean, --std, --split and --limit are for these samples, and --inputs are taken as they are.
+    #[arg(long, value_name = "PATH")]
+    calibration: Option<PathBuf>,
+    /// The calibration samples are part of the Fisher as well.
+    #[arg(long, requires = "calibration", conflicts_with = "fisher")]
+    calibration_in_fisher: bool,
     /// The new model.
     #[arg(value_name = "OUT.onnx", required_unless_present_any = ["o", "in_place"], conflicts_with_all = ["o", "in_place"])]
     out: Option<PathBuf>,
@@ -66,6 +73,9 @@ pub(super) struct Args {
     in_place: bool,
     #[command(flatten)]
     strength: StrengthArgs,
+    /// How several classes are forgotten.
+    #[arg(long, value_enum, default_value_t)]
+    strategy: StrategyName,
     /// How deep a searched strength goes.
     #[arg(long, value_enum, default_value_t)]
     depth: DepthName,
@@ -107,8 +117,14 @@ impl Args {
         self.classes.dedup();
         let method = self.strength.method(self.seed)?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
-        let read: Vec<&Path> =
-            self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
+        let read: Vec<&Path> = self
+            .inputs
+            .iter()
+            .chain(&self.fisher)
+            .chain(&self.calibration)
+            .map(PathBuf::as_path)
+            .chain(self.aim.read())
+            .collect();
         check_target(&target, &read)?;
         if self.aim.forget_inputs.is_some() && !self.artefacts.targets().is_empty() {
             return Err(Error::unsupported(
@@ -143,13 +159,17 @@ impl Args {
         let classifier = classifier.on(chosen.engine.as_ref())?;
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let data = self.without_forgotten(data)?;
+        let calibration = self.calibration(&classifier)?;
         let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
         let beside = self.beside(&classifier, chosen.engine.as_ref(), &method, &data, context)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
+            strategy: self.strategy.into(),
             depth: self.depth.into(),
             scope: self.scope.into(),
             protect: self.protect.clone(),
+            calibration,
+            calibration_in_fisher: self.calibration_in_fisher,
             made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
             beside: beside.as_ref().map(|(inputs, _)| inputs.clone()),
             seed: self.seed,
@@ -196,6 +216,7 @@ impl Args {
             engine: chosen.engine.as_ref(),
             request: &request,
             inputs: self.inputs.as_deref(),
+            calibration: self.calibration.as_deref(),
             sources: &self.sources(),
             data: &data,
             outcome: &outcome,
@@ -231,6 +252,16 @@ impl Args {
         }
         let kept: Vec<usize> = (0..data.len()).filter(|&i| !self.forgotten.contains(&data.y[i])).collect();
         data.select(&kept)
+    }
+
+    /// The samples that the search listens to, but for those of classes that were forgotten before.
+    fn calibration(&self, classifier: &Classifier) -> Result<Option<Labelled>> {
+        let Some(path) = &self.calibration else { return Ok(None) };
+        let samples = self.without_forgotten(self.scaling.load(path, classifier, self.seed)?)?;
+        if samples.is_empty() {
+            return Err(Error::invalid(format!("{}: holds samples of forgotten classes alone", path.display())));
+        }
+        Ok(Some(samples))
     }
 
     /// The Fisher that is kept, which has to be of this model and of the same answer.
@@ -285,10 +316,15 @@ impl Args {
                         "{flag} is for inputs that are made from the model; --inputs gives them"
                     )));
                 }
-                Ok((self.scaling.load(path, classifier, self.seed)?, None))
+                let data = match &self.calibration {
+                    Some(_) => self.scaling.load_unscaled(path, classifier)?,
+                    None => self.scaling.load(path, classifier, self.seed)?,
+                };
+                Ok((data, None))
             }
             None => {
-                if let ([flag, ..], None) = (&self.scaling.given()[..], &self.aim.forget_inputs) {
+                let read = self.aim.forget_inputs.as_ref().or(self.calibration.as_ref());
+                if let ([flag, ..], None) = (&self.scaling.given()[..], read) {
                     return Err(Error::invalid(format!("{flag} is for inputs that are read; give them with --inputs")));
                 }
                 let (made, report) = self.synthesis.make(classifier, engine, self.seed, context)?;
