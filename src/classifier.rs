@@ -20,6 +20,7 @@ pub struct Classifier {
     classes: usize,
     input: TensorType,
     extra: BTreeMap<String, TensorType>,
+    memory_limit: Option<u64>,
     /// Range of the embedding's elements, where the embedding's output is the first input.
     embedding: Option<(f64, f64)>,
 }
@@ -77,7 +78,7 @@ impl Classifier {
         }
         options.float = own_float(&model);
         let (input, extra) = (TensorType::new(DType::F32, []), BTreeMap::new());
-        let mut this = Self { model, options, classes: 0, input, extra, embedding: None };
+        let mut this = Self { model, options, classes: 0, input, extra, memory_limit: None, embedding: None };
         this.look()?;
         Ok(this)
     }
@@ -137,6 +138,16 @@ impl Classifier {
         Ok(self)
     }
 
+    /// This classifier with a limit on the bytes that work on it may take: on a device of that device, else of the
+    /// process. Batches are made smaller for it, and values computed twice.
+    pub fn within(mut self, bytes: Option<u64>) -> Self {
+        self.memory_limit = bytes;
+        self
+    }
+    /// The bytes that work on this classifier may take, if they are limited.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.memory_limit
+    }
     /// The model file.
     pub fn model(&self) -> &Model {
         &self.model

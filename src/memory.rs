@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 /// The variable that sets the bytes that may be taken, in the place of what the system says.
 pub const VARIABLE: &str = "ONNX_UNLEARN_MEMORY";
 
+/// Asking takes longer than things of fewer bytes do.
+pub(crate) const SMALL: u64 = 64 << 20;
+
 /// Bytes that can be taken: what [`VARIABLE`] says, else what the system can still give (Linux, control groups
 /// included); `None` where neither is known.
 pub fn available() -> Option<u64> {
@@ -17,8 +20,7 @@ pub fn available() -> Option<u64> {
 /// # Errors
 /// [`Unsupported`](crate::Kind::Unsupported) when the machine does not have them.
 pub fn check(bytes: u64, what: impl std::fmt::Display) -> Result<()> {
-    // asking takes longer than small things do
-    if bytes < 64 << 20 {
+    if bytes < SMALL {
         return Ok(());
     }
     match available().filter(|&has| bytes > has) {
@@ -31,12 +33,38 @@ pub fn check(bytes: u64, what: impl std::fmt::Display) -> Result<()> {
     }
 }
 
-fn in_words(bytes: u64) -> String {
+/// Bytes for people.
+pub(crate) fn in_words(bytes: u64) -> String {
     if bytes >= 1 << 30 {
         format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
     } else {
         format!("{} MiB", bytes >> 20)
     }
+}
+
+/// Bytes as people write them: a number, with K, M, G or T for powers of 1024.
+///
+/// # Errors
+/// When it is no such text, or none.
+pub fn parse(text: &str) -> Result<u64> {
+    let upper = text.trim().to_ascii_uppercase();
+    let digits = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (number, power) = match digits.char_indices().last() {
+        Some((at, unit)) if "KMGT".contains(unit) => (&digits[..at], "KMGT".find(unit).unwrap_or(0) as i32 + 1),
+        _ => (digits, 0),
+    };
+    let bytes = number.trim().parse::<f64>().ok().map(|n| n * 1024_f64.powi(power));
+    bytes
+        .filter(|b| *b >= 1.0 && *b < u64::MAX as f64)
+        .map(|b| b as u64)
+        .ok_or_else(|| Error::invalid(format!("'{text}' is no number of bytes, such as 4G or 500M")))
+}
+
+/// The most bytes of this process that lay in memory at once so far, the pages of files among them (Linux).
+pub fn peak() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// What the kernel thinks it can give without swapping.
@@ -59,6 +87,18 @@ fn group() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_read_as_people_write_them() {
+        for (text, bytes) in
+            [("1", 1), ("500M", 500 << 20), ("4G", 4 << 30), ("1.5g", 3 << 29), ("2 GiB", 2 << 30), ("7KB", 7168)]
+        {
+            assert_eq!(parse(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "G", "0", "-1G", "4X", "many", "1e30G", "é"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn small_things_fit_and_endless_ones_do_not() {

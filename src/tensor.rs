@@ -281,6 +281,19 @@ impl Array {
         }
         each_type!(self, a => go(a, shape))
     }
+    /// Adds the elements of an array of the same float type and shape to those of this one, in place where nobody else
+    /// holds them.
+    ///
+    /// # Errors
+    /// When types or shapes differ.
+    pub fn add_assign(&mut self, other: &Self) -> Result<()> {
+        match (&mut *self, other) {
+            (Self::F32(a), Self::F32(b)) if a.shape() == b.shape() => a.zip_mut_with(b, |x, y| *x += y),
+            (Self::F64(a), Self::F64(b)) if a.shape() == b.shape() => a.zip_mut_with(b, |x, y| *x += y),
+            _ => return Err(Error::internal(format!("cannot add {} to {}", other.ty(), self.ty()))),
+        }
+        Ok(())
+    }
     /// The axes in another order: axis `k` of the result is axis `axes[k]` of this.
     ///
     /// # Panics

@@ -84,6 +84,19 @@ pub(super) enum EngineName {
     Cpu,
 }
 
+/// How much memory the work may take.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct MemoryArgs {
+    /// What gradients may take, such as 4G or 500M: on a GPU of its memory, else of the whole process. The batch is made
+    /// smaller for it; where one sample does not fit, values are computed twice instead of being kept (cpu, wgpu).
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_limit: Option<u64>,
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    crate::memory::parse(text).map_err(|e| e.to_string())
+}
+
 /// Which engine runs the graphs.
 #[derive(Debug, Args)]
 pub(super) struct EngineArgs {

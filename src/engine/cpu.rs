@@ -26,7 +26,7 @@ impl Engine for Cpu {
         let mut graph = graph.clone();
         passes::prune(&mut graph);
         let last = passes::last_use(&graph);
-        memory::check(plan::host_bytes(&graph, &last), "running the graph")?;
+        memory::check(plan::host_bytes(&graph), "running the graph")?;
         Ok(Box::new(CpuSession { graph, last }))
     }
 }
@@ -78,8 +78,8 @@ impl CpuSession {
                     values[id.index()] = Some(a);
                 }
             }
-            for id in node.inputs.iter().flatten() {
-                if self.last[id.index()] == Some(i) {
+            for id in node.inputs.iter().chain(&node.outputs).flatten() {
+                if self.last[id.index()].is_none_or(|l| l == i) {
                     values[id.index()] = None;
                 }
             }

@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod choose;
 pub mod cpu;
+pub mod fit;
 mod fuse;
 pub mod ort;
 mod ort_library;
@@ -84,6 +85,27 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When the graph needs what the engine cannot do, or exceeds its limits.
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>>;
+    /// The most bytes that a run of this graph takes: constants, feeds, outputs and everything in between, on the device
+    /// where there is one.
+    ///
+    /// # Errors
+    /// When the engine cannot run the graph.
+    fn forecast(&self, graph: &Graph) -> Result<u64> {
+        Ok(plan::given_bytes(graph).saturating_add(plan::host_bytes(graph)))
+    }
+    /// The most bytes that were taken so far: of the engine's device where there is one, else of this process (Linux
+    /// alone says so).
+    fn peak_bytes(&self) -> Option<u64> {
+        crate::memory::peak()
+    }
+    /// Whether nodes run in the order of the graph, so that values that are computed twice save memory.
+    fn keeps_order(&self) -> bool {
+        true
+    }
+    /// Whether what sessions return stays on a device.
+    fn on_device(&self) -> bool {
+        false
+    }
     /// Opens a model file as a user of the model will; `None` where the engine does not read files by itself.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Which memory a value takes on a device: views share the memory of what they view, and memory is
 //! used again as soon as nothing reads what lies in it.
 
-use crate::graph::{Graph, Source, passes};
+use crate::graph::{Graph, Source, Value, passes};
+use crate::ops::Kernel;
 use crate::tensor::{DType, TensorType};
 
 /// For every value the value whose memory it shares (itself for most), where `view[i]` says that node
@@ -28,27 +29,39 @@ pub(crate) fn last_use(g: &Graph, root: &[usize]) -> Vec<Option<usize>> {
     last
 }
 
-/// The most bytes that all values computed on the host take at once, each dropped after its last use; constants,
-/// weights and feeds are there already.
-pub(crate) fn host_bytes(g: &Graph, last: &[Option<usize>]) -> u64 {
-    let computed = |id: usize| matches!(g.values()[id].source, Source::Node { .. });
+/// The most bytes that all values computed on the host take at once, each dropped after its last use, and views taking
+/// nothing; constants, weights and feeds are there already.
+pub(crate) fn host_bytes(g: &Graph) -> u64 {
+    let view: Vec<bool> = g.nodes().iter().map(|n| matches!(n.op.kernel(&g.view_of(n)), Ok(Kernel::Alias))).collect();
+    let root = roots(g, &view);
+    let last = last_use(g, &root);
     let (mut now, mut most) = (0_u64, 0_u64);
-    for (i, node) in g.nodes().iter().enumerate() {
-        let made = node.outputs.iter().flatten().map(|id| element_bytes(&g.value(*id).ty));
-        now = now.saturating_add(made.fold(0, u64::saturating_add));
-        most = most.max(now);
-        let mut read: Vec<usize> = node.inputs.iter().chain(&node.outputs).flatten().map(|id| id.index()).collect();
-        read.sort_unstable();
-        read.dedup();
-        for id in read.into_iter().filter(|&id| computed(id) && last[id].is_none_or(|l| l <= i)) {
+    for (i, (node, view)) in g.nodes().iter().zip(&view).enumerate() {
+        if !view {
+            let made = node.outputs.iter().flatten().map(|id| element_bytes(&g.value(*id).ty));
+            now = now.saturating_add(made.fold(0, u64::saturating_add));
+            most = most.max(now);
+        }
+        let mut over: Vec<usize> =
+            node.inputs.iter().chain(&node.outputs).flatten().map(|id| root[id.index()]).collect();
+        over.sort_unstable();
+        over.dedup();
+        let computed = |id: usize| matches!(g.values()[id].source, Source::Node { .. });
+        for id in over.into_iter().filter(|&id| computed(id) && last[id].is_none_or(|l| l <= i)) {
             now = now.saturating_sub(element_bytes(&g.values()[id].ty));
         }
     }
     most
 }
 
+/// Bytes of all that a graph is given: constants, weights and feeds. What stays in its file is read when it is used.
+pub(crate) fn given_bytes(g: &Graph) -> u64 {
+    let given = |v: &&Value| matches!(v.source, Source::Input | Source::Const(_) | Source::Weight(_));
+    g.values().iter().filter(given).map(|v| element_bytes(&v.ty)).fold(0, u64::saturating_add)
+}
+
 /// Bytes of a value on the host, where all integers are `int64`.
-fn element_bytes(ty: &TensorType) -> u64 {
+pub(crate) fn element_bytes(ty: &TensorType) -> u64 {
     let width = match ty.dtype {
         DType::Bool => 1,
         DType::F32 => 4,

@@ -98,6 +98,8 @@ pub(crate) struct Fixed {
     /// Its value in messages.
     label: String,
     source: Source,
+    /// Bytes of its buffer.
+    bytes: u64,
 }
 
 impl Fixed {
@@ -141,6 +143,14 @@ fn label(node: &Node) -> String {
 }
 
 impl Program {
+    /// Bytes of all buffers: constants, parameters, feeds and everything in between.
+    pub(crate) fn bytes(&self) -> u64 {
+        let fixed = self.fixed.iter().map(|f| f.bytes);
+        let fed = self.inputs.iter().map(|i| words::bytes(i.ty.len()));
+        let params = words::bytes(self.params.len() / 4);
+        fixed.chain(fed).chain(self.slots.iter().copied()).chain([params]).fold(0, u64::saturating_add)
+    }
+
     /// Plans what the outputs of a graph need.
     ///
     /// # Errors
@@ -264,7 +274,9 @@ impl Places<'_> {
                 if let Some(&i) = self.fixed_of.get(&root) {
                     return Ok(Place::Fixed(i));
                 }
-                let i = self.fix(Fixed { label: self.graph.label(id), source: value.source.clone() }, &value.ty)?;
+                let bytes = words::bytes(value.ty.len());
+                let i =
+                    self.fix(Fixed { label: self.graph.label(id), source: value.source.clone(), bytes }, &value.ty)?;
                 self.fixed_of.insert(root, i);
                 Ok(Place::Fixed(i))
             }

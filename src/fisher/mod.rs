@@ -6,6 +6,7 @@
 pub mod compare;
 mod complete;
 mod equalise;
+mod fit;
 mod kept;
 mod merge;
 pub mod plan;
@@ -13,18 +14,19 @@ pub mod store;
 mod sums;
 
 pub(crate) use complete::estimate_classes;
+pub use fit::{Forecast, forecast};
 pub use kept::Counting;
 pub use merge::merge;
 pub use plan::Plan;
 pub use sums::{ClassSums, Row};
 
-use crate::autodiff::gradient::Mode;
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, DType, TensorType};
+use fit::{Built, Task};
 
 /// More samples than this never share a batch; it bounds the memory that activations take.
 const MAX_BATCH: usize = 32;
@@ -163,8 +165,7 @@ pub struct SquareSums<'a> {
     unused: Vec<String>,
     one_by_one: Option<String>,
     float: DType,
-    /// Samples come in several runs, whose sums are added up by the graph.
-    accumulates: bool,
+    forecast: Forecast,
 }
 
 impl<'a> SquareSums<'a> {
@@ -179,19 +180,14 @@ impl<'a> SquareSums<'a> {
         sets: usize,
         samples: usize,
     ) -> Result<Self> {
-        let (gradients, one_by_one) = classifier.gradients_or_singles(samples.min(MAX_BATCH), Mode::Fisher { sets })?;
-        let mut g = gradients.graph;
-        let weight_ids = g.feed_weights();
-        let sums: Vec<ValueId> = gradients.gradients.iter().map(|(_, d)| *d).collect();
-        let types: Vec<TensorType> = sums.iter().map(|&d| g.value(d).ty.clone()).collect();
-        let accumulates = samples > g.batch;
-        g.outputs = if accumulates { accumulated(&mut g, &sums)? } else { sums };
-        let float = gradients.sample_weights.map_or(DType::F32, |u| g.dtype(u));
-        let weights = weights.feeds(&g, &weight_ids)?;
-        let session = engine.prepare(&g)?;
-        let names = gradients.gradients.into_iter().map(|(n, _)| n).collect();
-        let unused = gradients.unused;
-        Ok(Self { engine, session, graph: g, weights, names, types, unused, one_by_one, float, accumulates })
+        Self::prepare(Task { classifier, engine, sets, samples, beside: 0 }, weights)
+    }
+
+    fn prepare(task: Task<'_, 'a>, weights: &Weights) -> Result<Self> {
+        let Built { graph, names, types, unused, one_by_one, float, forecast, weights: ids, .. } = task.build()?;
+        let (engine, weights) = (task.engine, weights.feeds(&graph, &ids)?);
+        let session = engine.prepare(&graph)?;
+        Ok(Self { engine, session, graph, weights, names, types, unused, one_by_one, float, forecast })
     }
 
     /// Type of every sum: `[sets, …shape]`.
@@ -206,14 +202,7 @@ impl<'a> SquareSums<'a> {
     /// When the samples do not fit the model, or the engine fails.
     pub fn run(&mut self, data: &Labelled, sets: &[Vec<f64>], progress: &mut dyn FnMut(usize)) -> Result<Vec<Tensor>> {
         let batch = self.graph.batch;
-        let mut sums = Vec::with_capacity(self.types.len());
-        if self.accumulates {
-            for ty in &self.types {
-                sums.push(self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0))?);
-            }
-        } else if data.len() > batch {
-            return Err(Error::internal(format!("{} samples for a session of {batch}", data.len())));
-        }
+        let mut sums = if self.engine.on_device() { self.zeros()? } else { Vec::new() };
         for from in (0..data.len()).step_by(batch) {
             let to = (from + batch).min(data.len());
             let (model_inputs, part) = batch_feeds(&self.graph, data, from, to, batch)?;
@@ -224,13 +213,20 @@ impl<'a> SquareSums<'a> {
             let u = Array::from_vec(&[sets.len(), batch], u.collect::<Vec<f64>>())?.to_float(self.float);
             feeds.push(Tensor::Host(u));
             feeds.extend(self.weights.iter().cloned());
-            if self.accumulates {
+            if self.engine.on_device() {
                 feeds.append(&mut sums);
+                sums = self.session.run(&feeds)?;
+            } else {
+                sums = added(sums, self.session.run(&feeds)?)?;
             }
-            sums = self.session.run(&feeds)?;
             progress(to);
         }
-        Ok(sums)
+        if sums.is_empty() { self.zeros() } else { Ok(sums) }
+    }
+
+    fn zeros(&self) -> Result<Vec<Tensor>> {
+        let zero = |ty: &TensorType| self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0));
+        self.types.iter().map(zero).collect()
     }
 
     fn into_fisher(self, sums: Vec<Tensor>, sets: usize) -> Fisher {
@@ -239,14 +235,19 @@ impl<'a> SquareSums<'a> {
     }
 }
 
-/// The sums with inputs of the same types added to them.
-fn accumulated(g: &mut Graph, sums: &[ValueId]) -> Result<Vec<ValueId>> {
-    g.set_scope("accumulate");
-    let add = |(k, &d): (usize, &ValueId)| {
-        let before = g.input(format!("accumulated.{k}"), g.value(d).ty.clone(), Batch::None);
-        g.push("Add", &[before, d], Attrs::new())
+/// The sums with more added to each; the first are what is added to them.
+fn added(sums: Vec<Tensor>, more: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    if sums.is_empty() {
+        return Ok(more);
+    }
+    let add = |(sum, more): (Tensor, Tensor)| {
+        let (Tensor::Host(mut sum), Tensor::Host(more)) = (sum, more) else {
+            return Err(Error::internal("a sum on a device was taken for one on the host"));
+        };
+        sum.add_assign(&more)?;
+        Ok(Tensor::Host(sum))
     };
-    sums.iter().enumerate().map(add).collect()
+    sums.into_iter().zip(more).map(add).collect()
 }
 
 fn not_finite(name: &str) -> Error {

@@ -145,6 +145,12 @@ impl Plan {
         })
     }
 
+    /// Sums that wait for others of their class at most while a block is computed.
+    pub(super) fn waiting(&self) -> usize {
+        let chunks = self.samples.iter().map(|&(_, n)| chunks(n)).max().unwrap_or(1);
+        if chunks > 1 { chunks.ilog2() as usize + 1 } else { 0 }
+    }
+
     /// What the sums of these blocks are sums of, once they are added as far as the tree allows: class and chunks.
     pub fn rows(&self, blocks: &Range<usize>) -> Vec<(usize, Range<usize>)> {
         let mut ranges: Vec<(usize, Range<usize>)> = Vec::new();

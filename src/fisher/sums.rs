@@ -1,5 +1,6 @@
 //! Sums of squared per-sample gradients of each class by itself, block by block.
 
+use super::fit::{Forecast, Task};
 use super::plan::{CHUNK, Chunk, Plan, halves, is_node};
 use super::store::{self, Layout, Origin};
 use super::{SquareSums, not_finite};
@@ -81,6 +82,8 @@ pub struct ClassSums<'a> {
     pub unused: Vec<String>,
     /// Samples per run.
     pub batch: usize,
+    /// What it takes at most.
+    pub forecast: Option<Forecast>,
     /// Why samples ran one by one, if they had to.
     pub one_by_one: Option<String>,
 }
@@ -91,11 +94,17 @@ impl<'a> ClassSums<'a> {
     /// # Errors
     /// When an op has no derivative, or the engine lacks something.
     pub fn new(classifier: &Classifier, engine: &'a dyn Engine, weights: &Weights, plan: &'a Plan) -> Result<Self> {
-        let prepare = |size: Option<(usize, usize)>| {
-            size.map(|(sets, samples)| SquareSums::new(classifier, engine, weights, sets, samples)).transpose()
+        let elements: usize = weights.tensors.iter().map(|t| t.ty().len()).sum();
+        let waiting = if engine.on_device() { 0 } else { (plan.waiting() * elements * 8) as u64 };
+        let prepare = |size: Option<(usize, usize)>, beside: u64| {
+            let task = |(sets, samples)| Task { classifier, engine, sets, samples, beside };
+            size.map(|size| SquareSums::prepare(task(size), weights)).transpose()
         };
         let [one, several] = plan.sessions();
-        let sessions = [prepare(one)?, prepare(several)?];
+        let one = prepare(one, waiting)?;
+        // both keep their buffers on a device
+        let beside = one.as_ref().filter(|_| engine.on_device()).map_or(waiting, |s| s.forecast.bytes);
+        let sessions = [one, prepare(several, beside)?];
         let any = sessions.iter().flatten().next();
         let any = any.ok_or_else(|| Error::invalid("a Fisher estimate needs at least one sample"))?;
         Ok(Self {
@@ -104,6 +113,7 @@ impl<'a> ClassSums<'a> {
             types: any.types().iter().map(|t| TensorType::new(t.dtype, &t.shape[1..])).collect(),
             unused: any.unused.clone(),
             batch: sessions.iter().flatten().map(|s| s.graph.batch).max().unwrap_or(1),
+            forecast: sessions.iter().flatten().map(|s| s.forecast).max_by_key(|f| f.bytes),
             one_by_one: any.one_by_one.clone(),
             sessions,
         })
@@ -180,6 +190,9 @@ impl<'a> ClassSums<'a> {
         for block in &self.plan.blocks[blocks.clone()] {
             let session = &mut self.sessions[usize::from(block.len() > 1)];
             let session = session.as_mut().ok_or_else(|| Error::internal("no session for a block"))?;
+            if stack.nodes.last().is_some_and(|n| block.iter().all(|c| c.class != n.row.class)) {
+                stack.nodes.drain(..).try_for_each(&mut *each)?;
+            }
             let nodes = of_block(session, source, block, &mut |n| progress(done + n))?;
             done += block.iter().map(|c| c.positions.len()).sum::<usize>();
             for node in nodes {

@@ -49,7 +49,7 @@ pub(super) fn fishers(
     apart: bool,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Fishers> {
-    let Case { classifier, engine, request, old } = *case;
+    let Case { classifier, engine, request, old, .. } = *case;
     if let Some(kept) = &request.fisher {
         let source = FromFile { kept, classifier, engine, old, data };
         return source.fishers(aim, apart, request, progress).map_err(|e| e.at(kept.path.display()));

@@ -3,7 +3,8 @@
 use super::answers::Answerer;
 use super::fishers::{Fishers, fishers};
 use super::rewrite::Basis;
-use super::search::{self, Trials};
+use super::search;
+use super::trials::Trials;
 use super::{Aim, Calibration, Case, Depth, Method, Outcome, Passes, Reached, Rule, Scope, Stage, Strength, scope};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -257,7 +258,9 @@ impl Apart {
         aim: &Aim,
         progress: &mut dyn FnMut(Stage),
     ) -> Result<()> {
-        let Case { classifier, engine, request, old } = *case;
+        let Case { classifier, engine, request, old, guide } = *case;
+        let takes_part = |y: &usize| classes.contains(y) || !aim.classes().contains(y);
+        let guide = guide.among(data, takes_part);
         let (own, data) = aim.stage(data, classes)?;
         let samples = request.calibration.as_ref().map(|c| aim.stage(c, classes)).transpose()?;
         let samples = samples.map(|(_, c)| c).filter(|c| !c.is_empty());
@@ -274,7 +277,7 @@ impl Apart {
         let basis = scope::narrow(basis, request.scope, &head, &request.protect)?;
         let basis = if is_shared { scope::narrow(basis, Scope::Body, &head, &[])? } else { basis };
         let start = reached.weights.clone();
-        let trials = Trials::new(classifier, engine, answerer, &start, basis, &data, &own);
+        let trials = Trials::new(classifier, engine, answerer, &start, basis, &data, &own, guide);
         let mut trials = trials.since(old).calibrated(calibration);
         let mut count = reached.tried.len();
         let mut tick = || {

@@ -7,10 +7,13 @@ pub mod calibration;
 mod doubt;
 mod fishers;
 pub mod groups;
+mod guard;
+mod last;
 pub mod rewrite;
 pub mod rules;
 mod scope;
 pub mod search;
+mod trials;
 mod walk;
 
 use crate::classifier::{Classifier, Weights};
@@ -27,9 +30,10 @@ pub use groups::Strategy;
 use groups::{Grouping, Step};
 pub use rules::{Rule, Strength};
 pub use scope::Scope;
+use search::Candidate;
 pub use search::Depth;
-use search::{Candidate, Trials};
 use std::sync::Arc;
+use trials::{Guide, Trials};
 
 /// What is to be forgotten, and how.
 #[derive(Clone, Debug)]
@@ -54,7 +58,10 @@ pub struct Request {
     pub calibration_in_fisher: bool,
     /// True when the inputs were made from the model, so that they are not memorised.
     pub made: bool,
-    /// Decides the noise of the rule that adds some.
+    /// Inputs of all classes that were made from the model, beside those that are given: they tell how data fare where the
+    /// given ones may be memorised.
+    pub beside: Option<Labelled>,
+    /// Decides the noise of the rule that adds some, and that of inputs that tell how data fare.
     pub seed: u64,
     /// A Fisher of this model that is kept, as [`load`](crate::fisher::store::load) reads it: no class that it holds is
     /// estimated again. The inputs then serve the search alone; a class of theirs that it lacks is estimated from
@@ -77,6 +84,7 @@ impl Request {
             calibration: None,
             calibration_in_fisher: false,
             made: false,
+            beside: None,
             seed: 0,
             fisher: None,
         }
@@ -182,14 +190,38 @@ pub fn forget(
     request: &Request,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<Outcome> {
+    if request.beside.is_some() && request.fisher.is_some() {
+        return Err(Error::invalid("inputs that are made beside others have no part in a Fisher that is kept"));
+    }
+    let given = data.len();
+    let joined = request.beside.as_ref().map(|beside| data.concat(beside)).transpose()?;
+    let guide = guide(data, request);
+    let data = joined.as_ref().unwrap_or(data);
     let aim = Aim::new(request, data, classifier.classes())?;
     let old = Weights::upload(engine, &classifier.bind(1)?)?;
-    let case = Case { classifier, engine, request, old: &old };
-    if aim.classes().len() > 1 {
-        groups::forget(&case, data, &aim, progress)
+    let case = Case { classifier, engine, request, old: &old, guide };
+    let found = if aim.classes().len() > 1 {
+        groups::forget(&case, data, &aim, progress)?
     } else {
-        jointly(&case, data, &aim, progress)
-    }
+        jointly(&case, data, &aim, progress)?
+    };
+    let (before, after) = (found.before.clone().first(given), found.after.clone().first(given));
+    Ok(Outcome { before, after, ..found })
+}
+
+/// So many inputs of a class tell how data fare; fewer may be codes that were learned by heart.
+const TELLING: usize = 8;
+
+/// True when there are so many inputs of every class that they are data, not codes.
+pub fn are_telling(data: &Labelled) -> bool {
+    data.by_class().values().all(|members| members.len() >= TELLING)
+}
+
+/// The first input that tells how data fare.
+fn guide(data: &Labelled, request: &Request) -> Guide {
+    let is_telling = request.made || are_telling(data);
+    let from = if request.beside.is_some() { Some(data.len()) } else { is_telling.then_some(0) };
+    Guide { from, seed: request.seed }
 }
 
 /// What all stages of a run have in common.
@@ -199,6 +231,7 @@ struct Case<'a> {
     request: &'a Request,
     /// The weights as they came.
     old: &'a Weights,
+    guide: Guide,
 }
 
 /// Where the stages of a run have led so far.
@@ -244,7 +277,7 @@ impl Reached {
 
 /// Forgets everything at once.
 fn jointly(case: &Case<'_>, data: &Labelled, aim: &Aim, progress: &mut dyn FnMut(Stage)) -> Result<Outcome> {
-    let Case { classifier, engine, request, old } = *case;
+    let Case { classifier, engine, request, old, guide } = *case;
     let mut reached = Reached::start(case);
     let calibration = request.calibration.as_ref().map(|c| Calibration::new(data, c, aim)).transpose()?;
     let joined = calibration.as_ref().filter(|_| request.calibration_in_fisher);
@@ -261,7 +294,7 @@ fn jointly(case: &Case<'_>, data: &Labelled, aim: &Aim, progress: &mut dyn FnMut
     let shown = calibration.as_ref().map_or(data.len(), |c| c.shown.len());
     let answerer = Answerer::new(classifier, engine, shown.min(256), true)?;
     let basis = scope::narrow(fishers.first(), request.scope, &answerer.head, &request.protect)?;
-    let mut trials = Trials::new(classifier, engine, answerer, old, basis, data, aim).calibrated(calibration);
+    let mut trials = Trials::new(classifier, engine, answerer, old, basis, data, aim, guide).calibrated(calibration);
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
@@ -284,7 +317,7 @@ fn jointly(case: &Case<'_>, data: &Labelled, aim: &Aim, progress: &mut dyn FnMut
 
 /// What the inputs say of the weights that were reached, and how they differ from the old ones.
 fn conclude(case: &Case<'_>, mut reached: Reached, data: &Labelled, aim: &Aim) -> Result<Outcome> {
-    let Case { classifier, engine, request, old } = *case;
+    let Case { classifier, engine, request, old, .. } = *case;
     let calibration = request.calibration.as_ref().map(|c| Calibration::new(data, c, aim)).transpose()?;
     let shown = calibration.as_ref().map_or(data, |c| &c.shown);
     let mut answerer = Answerer::new(classifier, engine, shown.len().min(256), true)?;
@@ -295,7 +328,7 @@ fn conclude(case: &Case<'_>, mut reached: Reached, data: &Labelled, aim: &Aim) -
         None => (answer(old)?, answer(stored.as_ref().unwrap_or(&reached.weights))?),
     };
     let (before, after) = (finite(before)?, finite(after)?);
-    let judge = |what: &str, answers: &Answers| search::judge(what, answers, data, aim, calibration.as_ref());
+    let judge = |what: &str, answers: &Answers| trials::judge(what, answers, data, aim, calibration.as_ref());
     let (start, end) = (judge("before", &before), judge("after", &after));
     let retained_samples = (0..data.len()).filter(|&i| !aim.forgets(i)).count() as f64;
     let right =

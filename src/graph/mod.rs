@@ -7,6 +7,7 @@
 
 mod attrs;
 pub mod batch;
+pub mod order;
 pub mod passes;
 mod regroup;
 
@@ -437,6 +438,11 @@ impl Graph {
             }
         }
         Ok(id)
+    }
+    /// A value of the same type, which a copy of the node that makes this one can make.
+    pub(crate) fn twin(&mut self, id: ValueId) -> ValueId {
+        let Value { ty, source, batch, .. } = self.value(id).clone();
+        self.add(None, ty, source, batch)
     }
     /// Replaces the nodes; used by passes that keep the order runnable.
     pub(crate) fn set_nodes(&mut self, nodes: Vec<Node>) {

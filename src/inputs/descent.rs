@@ -4,9 +4,10 @@ use crate::autodiff::gradient::{cross_entropy, free_name};
 use crate::autodiff::{Samples, backward};
 use crate::classifier::{Classifier, placed};
 use crate::each_type;
+use crate::engine::fit::{self, Lighter};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId, passes};
+use crate::graph::{Attrs, Batch, Graph, ValueId, order, passes};
 use crate::ops::{Pen, reduce_sum, reshape};
 use crate::tensor::{Array, DType, TensorType};
 use ndarray::Axis;
@@ -61,53 +62,36 @@ impl Descent {
         batch: usize,
         extra: &BTreeMap<String, Array>,
     ) -> Result<Self> {
-        let mut g = classifier.bind(batch)?.graph;
-        let x = *g.inputs.first().ok_or_else(|| Error::unsupported("the model has no input"))?;
-        let ty = g.value(x).ty.clone();
-        let name = g.label(x);
-        if !ty.dtype.is_float() {
-            return Err(Error::unsupported(format!("input '{name}' is {ty}: only floats can be found by descent")));
+        let mut batch = batch;
+        loop {
+            let step = Step::new(classifier, engine, batch, extra)?;
+            let Some(limit) = classifier.memory_limit() else { return step.prepare(engine) };
+            let bytes = |g: &Graph| {
+                let beside = if engine.on_device() { 0 } else { fit::beside(classifier) };
+                Ok(engine.forecast(g)?.saturating_add(beside))
+            };
+            if bytes(&step.graph)? <= limit {
+                return step.prepare(engine);
+            }
+            if step.graph.batch == batch && batch > 1 {
+                batch -= (batch / 4).max(1);
+                continue;
+            }
+            let found = match engine.keeps_order() {
+                true => fit::lighter(&step.graph, step.labels, Some(limit), bytes)?,
+                false => None,
+            };
+            return match found {
+                Some(Lighter { graph, bytes, .. }) if bytes <= limit => Step { graph, ..step }.prepare(engine),
+                found => {
+                    let (least, parts) = match found {
+                        Some(l) => (l.bytes, l.parts),
+                        None => (bytes(&step.graph)?, 1),
+                    };
+                    Err(fit::too_much("a step of the descent", least, parts, engine, limit))
+                }
+            };
         }
-        let n = g.batch;
-        let axis = match g.value(x).batch {
-            Batch::Axis { axis, .. } => axis,
-            _ => 0,
-        };
-        let (to_front, to_place) = moves(axis, ty.shape.len());
-        let named = |id: &ValueId| {
-            let name = g.label(*id);
-            let one =
-                extra.get(&name).ok_or_else(|| Error::internal(format!("input '{name}' has no neutral value")))?;
-            placed(&repeated(one, n)?, &g, *id)
-        };
-        let extra = g.inputs[1..].iter().map(named).collect::<Result<_>>()?;
-        let head = classifier.head(&g)?;
-        g.set_scope("loss");
-        let labels = free_name(&g, "labels");
-        let labels = g.input(labels, TensorType::new(DType::I64, [n]), Batch::LEADING);
-        let feed = |g: &mut Graph, what: &str, ty: TensorType| {
-            let name = free_name(g, what);
-            g.input(name, ty, Batch::None)
-        };
-        let m = feed(&mut g, "first moment", ty.clone());
-        let v = feed(&mut g, "second moment", ty.clone());
-        let scalar = TensorType::new(ty.dtype, []);
-        let [rate, tau, lo, hi] = ["rate", "tau", "lo", "hi"].map(|s| feed(&mut g, s, scalar.clone()));
-        let entropy = cross_entropy(&mut g, &head, labels)?;
-        let mut seeds = vec![(entropy.logits, entropy.slope)];
-        if axis == 0 {
-            seeds.extend(total_variation(&mut g, x)?.map(|tv| (tv, tau)));
-        }
-        let slope = backward(&mut g, &seeds, &[x], Samples::Summed)?.pop().flatten();
-        let slope = slope.ok_or_else(|| Error::unsupported(format!("the answer does not depend on '{name}'")))?;
-        g.set_scope("step");
-        let moved = adam(&mut g, Moments { x, m, v }, slope, rate)?;
-        // bounds that are fed: Clip takes constants
-        let x = g.push("Max", &[moved.x, lo], Attrs::new())?;
-        let x = g.push("Min", &[x, hi], Attrs::new())?;
-        g.outputs = vec![x, moved.m, moved.v, entropy.losses];
-        passes::prune(&mut g);
-        Ok(Self { session: engine.prepare(&g)?, extra, x: ty, batch: n, to_front, to_place })
     }
 
     /// Samples a run takes.
@@ -154,6 +138,81 @@ impl Descent {
             return Err(Error::invalid(format!("descent from {lo} to {hi} ends in numbers that are not finite")));
         }
         Ok(Arrived { x, losses })
+    }
+}
+
+/// The graph of a step and what belongs to it.
+struct Step {
+    graph: Graph,
+    labels: ValueId,
+    extra: Vec<Array>,
+    x: TensorType,
+    to_front: Vec<usize>,
+    to_place: Vec<usize>,
+}
+
+impl Step {
+    fn prepare(self, engine: &dyn Engine) -> Result<Descent> {
+        let Self { graph, extra, x, to_front, to_place, .. } = self;
+        Ok(Descent { session: engine.prepare(&graph)?, extra, x, batch: graph.batch, to_front, to_place })
+    }
+
+    fn new(
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        batch: usize,
+        extra: &BTreeMap<String, Array>,
+    ) -> Result<Self> {
+        let mut g = classifier.bind(batch)?.graph;
+        let x = *g.inputs.first().ok_or_else(|| Error::unsupported("the model has no input"))?;
+        let ty = g.value(x).ty.clone();
+        let name = g.label(x);
+        if !ty.dtype.is_float() {
+            return Err(Error::unsupported(format!("input '{name}' is {ty}: only floats can be found by descent")));
+        }
+        let n = g.batch;
+        let axis = match g.value(x).batch {
+            Batch::Axis { axis, .. } => axis,
+            _ => 0,
+        };
+        let (to_front, to_place) = moves(axis, ty.shape.len());
+        let named = |id: &ValueId| {
+            let name = g.label(*id);
+            let one =
+                extra.get(&name).ok_or_else(|| Error::internal(format!("input '{name}' has no neutral value")))?;
+            placed(&repeated(one, n)?, &g, *id)
+        };
+        let extra = g.inputs[1..].iter().map(named).collect::<Result<_>>()?;
+        let head = classifier.head(&g)?;
+        g.set_scope("loss");
+        let labels = free_name(&g, "labels");
+        let labels = g.input(labels, TensorType::new(DType::I64, [n]), Batch::LEADING);
+        let feed = |g: &mut Graph, what: &str, ty: TensorType| {
+            let name = free_name(g, what);
+            g.input(name, ty, Batch::None)
+        };
+        let m = feed(&mut g, "first moment", ty.clone());
+        let v = feed(&mut g, "second moment", ty.clone());
+        let scalar = TensorType::new(ty.dtype, []);
+        let [rate, tau, lo, hi] = ["rate", "tau", "lo", "hi"].map(|s| feed(&mut g, s, scalar.clone()));
+        let entropy = cross_entropy(&mut g, &head, labels)?;
+        let mut seeds = vec![(entropy.logits, entropy.slope)];
+        if axis == 0 {
+            seeds.extend(total_variation(&mut g, x)?.map(|tv| (tv, tau)));
+        }
+        let slope = backward(&mut g, &seeds, &[x], Samples::Summed)?.pop().flatten();
+        let slope = slope.ok_or_else(|| Error::unsupported(format!("the answer does not depend on '{name}'")))?;
+        g.set_scope("step");
+        let moved = adam(&mut g, Moments { x, m, v }, slope, rate)?;
+        // bounds that are fed: Clip takes constants
+        let x = g.push("Max", &[moved.x, lo], Attrs::new())?;
+        let x = g.push("Min", &[x, hi], Attrs::new())?;
+        g.outputs = vec![x, moved.m, moved.v, entropy.losses];
+        passes::prune(&mut g);
+        if engine.keeps_order() {
+            order::end_early(&mut g);
+        }
+        Ok(Self { graph: g, labels, extra, x: ty, to_front, to_place })
     }
 }
 

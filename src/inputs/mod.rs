@@ -96,6 +96,11 @@ impl Labelled {
         self.check_lengths()?;
         Ok(Self { x: f(&self.x), y, extra: self.extra.iter().map(|(k, a)| (k.clone(), f(a))).collect() })
     }
+    /// Least and greatest element of the first input.
+    pub fn range(&self) -> (f64, f64) {
+        let elements = self.x.to_f64().into_iter();
+        elements.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)))
+    }
     /// Positions of the samples of every class that occurs.
     pub fn by_class(&self) -> BTreeMap<usize, Vec<usize>> {
         by_class(&self.y)

@@ -123,7 +123,10 @@ fn ir_version(opset: i64) -> i64 {
 }
 
 /// The pruned graph without ops of our own or newer than its operator set.
-fn lowered(graph: &Graph) -> Result<Graph> {
+///
+/// # Errors
+/// When an op of our own cannot be expressed by standard ones.
+pub(crate) fn lowered(graph: &Graph) -> Result<Graph> {
     let mut graph = graph.clone();
     passes::prune(&mut graph);
     // a lowering may use another op of our own, so go on until there is none

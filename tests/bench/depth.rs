@@ -45,7 +45,7 @@ fn main() -> Result<()> {
         let (f_f, f_r) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let basis = Basis { names: fisher.names.clone(), f_f, f_r };
         let aim = Aim::new(&Request::new(forgotten.clone(), Method::Search(Vec::new())), &data, c.classes())?;
-        let mut ascent = Ascent::new(&c, &*engine, &basis, Part::Body, &data, &aim)?;
+        let mut ascent = Ascent::new(&c, &*engine, &basis, Part::Body, &data, &aim, Vec::new())?;
         let blends = blends(&data, &forgotten)?;
         let between = between(&data, &forgotten)?;
         let dim = dim(&data, &forgotten)?;

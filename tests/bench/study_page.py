@@ -9,7 +9,7 @@ WAYS = {
     "tool": "`forget`, default flags",
     "bias": "(a) the class's output set to −∞",
     "ssd": "(b) dampening with 1,000 real images, best of 6 strengths",
-    "ratio": "(c) ratio rule, best of 25 strengths",
+    "ratio": "(c) ratio rule, best of 12 strengths",
     "retrained": "(d) trained again without the class",
 }
 MARKS = ("<!-- study: made by tests/bench/study.py -->", "<!-- end of study -->")

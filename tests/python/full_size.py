@@ -28,6 +28,7 @@ from onnx import TensorProto, numpy_helper
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "fixtures"))
 import zoo_models
+from kinks import MODULES, reference_on_pieces, with_kinks
 from zoo_reference import Mapping, export, make_inputs, make_labels, reference, settle_statistics, shake, twin, write_npz
 
 MEASURE = pathlib.Path(__file__).with_name("measure.py")
@@ -59,14 +60,14 @@ def read_safetensors(path):
     }
 
 
-def worst(found, wanted, scale=1.0):
+def worst(found, wanted):
     """The greatest relative error over all tensors, and whose it is."""
     greatest = max(np.linalg.norm(w) for w in wanted.values())
     errors = {}
     for name, w in wanted.items():
         norm = np.linalg.norm(w)
         if norm > VANISHING * greatest:
-            errors[name] = np.linalg.norm(found[name] / scale - w) / norm
+            errors[name] = np.linalg.norm(found[name] - w) / norm
     name = max(errors, key=errors.get)
     return errors[name], name
 
@@ -86,11 +87,11 @@ def make(name, samples, folder):
     mapping = Mapping(net, path)
     if mapping.left or mapping.missing:
         print(f"{name}: no parameter for {mapping.left}, no initializer for {mapping.missing}", file=sys.stderr)
-    # every sample has a class of its own: the Fisher is then the plain mean
-    y = make_labels(samples, classes)
+    # all samples are of one class, so that they share a run, and the file holds one sum
+    y = make_labels(1, classes).repeat(samples)
     write_npz(folder / "inputs.npz", inputs, y)
     _, _, exact = reference(net, mapping, inputs, y)
-    return path, inputs, y, [{n: pair[k] for n, pair in exact.items()} for k in range(2)]
+    return path, inputs, y, [{n: pair[k] for n, pair in exact.items()} for k in range(2)], (net, mapping)
 
 
 def widened(path):
@@ -120,8 +121,29 @@ def widen(tensor):
 
 def limits(path, limit):
     """The greatest errors of the gradients and of the Fisher in float32."""
-    kinks = KINKS & {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
-    return (10 * limit, 20 * limit) if kinks else (limit, 2 * limit)
+    return (10 * limit, 20 * limit) if KINKS & ops_of(path) else (limit, 2 * limit)
+
+
+def ops_of(path):
+    return {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+
+
+def check_pieces(tool, path, inputs, y, network, folder):
+    """Gradients and Fisher of the exported graphs in ONNX Runtime, against float64 on the same side of every kink: the
+    worst error of each, and how many activations lie on another side in float64."""
+    for mode in ("sum", "fisher"):
+        graph, target = folder / f"{mode}.onnx", folder / f"{mode}.kinks.onnx"
+        measured([tool, "gradients", path, "-o", graph, "--batch", len(y), "--mode", mode, "--json"])
+        kinks = with_kinks(graph, target)
+        np.savez(folder / "feeds.npz", **{n: x.numpy() for n, x in inputs.items()}, labels=y.numpy(),
+                 sample_weights=np.ones(len(y), np.float32))
+        python = os.environ.get("ONNX_UNLEARN_PYTHON", sys.executable)
+        measured([python, RUN_MODEL, target, folder / "feeds.npz", folder / "out.npz"])
+        with np.load(folder / "out.npz") as out:
+            values = {str(n): out[str(k)] for k, n in enumerate(out["names"])}
+        found = {n.rpartition(".")[0]: v for n, v in values.items() if n.endswith((".grad", ".fisher"))}
+        exact, moved, activations = reference_on_pieces(*network, inputs, y, kinks, values)
+        yield mode, *worst(found, exact[mode == "fisher"]), moved, activations
 
 
 def check_gradients(tool, path, inputs, y, sums, folder):
@@ -147,7 +169,8 @@ def check_fisher(tool, path, engine, squares, samples, folder):
     text, seconds, peak = measured(
         [tool, "fisher", path, "--inputs", folder / "inputs.npz", "-o", target, "--engine", engine, "--json"])
     report = json.loads(text)
-    error, where = worst(read_safetensors(target), squares, 1.0 / samples)
+    sums = {name: rows.sum(0, dtype=np.float64) for name, rows in read_safetensors(target).items()}
+    error, where = worst(sums, squares)
     return report, seconds, peak, error, where
 
 
@@ -156,6 +179,8 @@ def main():
     args.add_argument("tool", type=pathlib.Path, help="the onnx-unlearn binary, a release build")
     args.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {' '.join(zoo_models.FULL)}")
     args.add_argument("--engines", default="cpu,ort,cpu64", help="for the Fisher; default: %(default)s")
+    args.add_argument("--kinks", action="store_true",
+                      help="also compare in float64 on the pieces of the float32 run, and count what lies elsewhere")
     args.add_argument("--samples", type=int, default=10)
     args.add_argument("--limit", type=float, default=1e-3, help="greatest relative error; default: %(default)s")
     args = args.parse_args()
@@ -182,14 +207,19 @@ def rows(args, name):
     """Prints the rows of a model; gives of each what it is of, its error, and the limit."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        path, inputs, y, (sums, squares) = make(name, args.samples, folder)
+        path, inputs, y, (sums, squares), network = make(name, args.samples, folder)
         limit, fisher_limit = limits(path, args.limit)
         millions = f"{sum(s.size for s in sums.values()) / 1e6:.1f} M"
         nodes, seconds, peak, error, where = check_gradients(args.tool, path, inputs, y, sums, folder)
         print(f"| {name} | {millions} | gradients | ONNX Runtime | {nodes} | {args.samples} | {seconds:.1f} | {peak:.0f} "
               f"| {error:.1e} | {where} |", flush=True)
         yield "gradients", error, limit
-        for engine in args.engines.split(","):
+        if args.kinks and KINKS & ops_of(path) <= MODULES.keys():
+            for mode, error, where, moved, activations in check_pieces(args.tool, path, inputs, y, network, folder):
+                print(f"| {name} | {millions} | {mode}, same pieces | ONNX Runtime | {moved} of {activations} moved "
+                      f"| {args.samples} | | | {error:.1e} | {where} |", flush=True)
+                yield f"{mode} on the same pieces", error, args.limit * (2 if mode == "fisher" else 1)
+        for engine in filter(None, args.engines.split(",")):
             report, seconds, peak, error, where = check_fisher(args.tool, path, engine, squares, args.samples, folder)
             print(f"| {name} | {millions} | fisher | {engine} | | {report['batch']} | {seconds:.1f} | {peak:.0f} "
                   f"| {error:.1e} | {where} |", flush=True)

@@ -5,7 +5,7 @@ mod embed;
 mod from_data;
 mod update;
 
-use super::common::{EngineArgs, EngineReport, ModelArgs, check_target};
+use super::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, check_target};
 use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
@@ -209,9 +209,29 @@ impl SynthesisArgs {
         seed: u64,
         context: &Context,
     ) -> Result<(Synthesised, Made)> {
-        let options = self.options(seed)?;
+        Self::with(&self.options(seed)?, classifier, engine, context)
+    }
+    /// Makes inputs beside others, in their range, in fewer steps: they only tell how data fare.
+    pub(super) fn beside(
+        others: &Labelled,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        seed: u64,
+        context: &Context,
+    ) -> Result<(Synthesised, Made)> {
+        let range = others.range();
+        let options = synthesis::Options { seed, range: Some(range), ..synthesis::Options::beside() };
+        Self::with(&options, classifier, engine, context)
+    }
+    fn with(
+        options: &synthesis::Options,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        context: &Context,
+    ) -> Result<(Synthesised, Made)> {
+        let seed = options.seed;
         let bar = context.progress("synthesis", 0);
-        let made = synthesis::synthesise(classifier, engine, &options, &mut |done, all| {
+        let made = synthesis::synthesise(classifier, engine, options, &mut |done, all| {
             bar.set_len(all);
             bar.inc(done.saturating_sub(bar.position()));
         })?;
@@ -241,6 +261,13 @@ pub(super) struct Made {
     range_reason: String,
     notes: Vec<String>,
     seed: u64,
+}
+
+impl Made {
+    /// True when nearly all are answered with their class.
+    pub(super) fn is_good(&self) -> bool {
+        self.reached * 10 >= self.samples * 9
+    }
 }
 
 impl std::fmt::Display for Made {
@@ -279,6 +306,8 @@ pub(super) struct Synthesize {
     how: SynthesisArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
 }
 
 #[derive(serde::Serialize)]
@@ -296,7 +325,7 @@ impl Synthesize {
         check_target(&self.o, &[&self.model.model])?;
         let classifier = self.model.open()?;
         let chosen = self.engine.open()?;
-        let classifier = classifier.on(chosen.engine.as_ref())?;
+        let classifier = classifier.on(chosen.engine.as_ref())?.within(self.memory.memory_limit);
         let (made, inputs) = self.how.make(&classifier, chosen.engine.as_ref(), self.seed, context)?;
         npz::save_made(&self.o, &made.inputs)?;
         let report = SynthesisReport {

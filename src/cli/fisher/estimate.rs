@@ -1,11 +1,12 @@
 //! `fisher MODEL`: estimates a Fisher or a part of it.
 
 use crate::classifier::{Classifier, Weights};
-use crate::cli::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target};
+use crate::cli::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, ScaleArgs, check_target};
 use crate::cli::{Context, Status};
 use crate::error::Result;
 use crate::fisher::store::{Kept, Origin, model_sha256};
-use crate::fisher::{ClassSums, Counting, Plan};
+use crate::fisher::{ClassSums, Counting, Forecast, Plan};
+use crate::memory::in_words;
 use crate::report::{Align, Table, format};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -37,6 +38,8 @@ pub(in crate::cli) struct Estimate {
     scaling: ScaleArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
 }
 
 fn parse_shard(text: &str) -> Result<(usize, usize), String> {
@@ -64,6 +67,10 @@ struct Report {
     samples: usize,
     batch: usize,
     one_by_one: Option<String>,
+    /// What was predicted: bytes at most, and parts of the forward pass, computed twice where there are several.
+    forecast: Option<Forecast>,
+    /// Bytes that were taken at most: of the device where there is one, else of the process.
+    taken: Option<u64>,
     seconds: f64,
     unused: Vec<String>,
     weights: Vec<WeightReport>,
@@ -77,7 +84,7 @@ impl Estimate {
         let source = self.scaling.source(&self.inputs, &classifier, self.seed)?;
         let chosen = self.engine.open()?;
         let engine = chosen.engine.as_ref();
-        let classifier = classifier.on(engine)?;
+        let classifier = classifier.on(engine)?.within(self.memory.memory_limit);
         let weights = Weights::upload(engine, &classifier.bind(1)?)?;
         let elements = weights.tensors.iter().map(|t| t.ty().len()).sum();
         let plan = Plan::new(&source.by_class(), &self.classes, elements)?;
@@ -101,6 +108,8 @@ impl Estimate {
             samples,
             batch: sums.batch,
             one_by_one: sums.one_by_one,
+            forecast: sums.forecast,
+            taken: engine.peak_bytes(),
             seconds: start.elapsed().as_secs_f64(),
             unused: sums.unused,
             origin,
@@ -144,6 +153,12 @@ fn text(r: &Report) -> String {
     let mut out = format!("engine: {}\n", r.engine);
     if let Some(why) = &r.one_by_one {
         out += &format!("samples ran one by one: {why}\n");
+    }
+    if let Some(f) = r.forecast {
+        let twice =
+            if f.parts > 1 { format!(", the forward pass computed twice in {} parts", f.parts) } else { String::new() };
+        let taken = r.taken.map_or(String::new(), |t| format!(", {} taken", in_words(t)));
+        out += &format!("memory: {} at most{taken}{twice}\n", in_words(f.bytes));
     }
     if r.origin.is_whole() {
         let mut table = Table::new([

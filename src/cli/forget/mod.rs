@@ -11,13 +11,13 @@ mod report;
 mod requests;
 
 use super::codes::{Made, SynthesisArgs};
-use super::common::{EngineArgs, EngineReport, ModelArgs, ScaleArgs, check_target, named, same_file};
+use super::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, ScaleArgs, check_target, named, same_file};
 use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fisher::store::{Kept, load};
-use crate::forget::{self, Request, Stage};
+use crate::forget::{self, Method, Request, Rule, Stage, Strength};
 use crate::inputs::compose::stands_for;
 use crate::inputs::{self, Labelled};
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
@@ -99,6 +99,8 @@ pub(super) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     artefacts: ArtefactArgs,
 }
 
@@ -157,11 +159,12 @@ impl Args {
         let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
         let kept = self.fisher.as_deref().map(|path| self.kept(path, &classifier)).transpose()?;
         let chosen = self.engine.open()?;
-        let classifier = classifier.on(chosen.engine.as_ref())?;
+        let classifier = classifier.on(chosen.engine.as_ref())?.within(self.memory.memory_limit);
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let data = self.without_forgotten(data)?;
         let calibration = self.calibration(&classifier)?;
         let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
+        let beside = self.beside(&classifier, chosen.engine.as_ref(), &method, &data, context)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
             strategy: self.strategy.into(),
@@ -171,13 +174,15 @@ impl Args {
             calibration,
             calibration_in_fisher: self.calibration_in_fisher,
             made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
+            beside: beside.as_ref().map(|(inputs, _)| inputs.clone()),
             seed: self.seed,
             fisher: kept,
             positions,
             ..Request::new(self.classes.clone(), method)
         };
-        let fisher = context.progress("fisher", data.len());
+        let fisher = context.progress("fisher", data.len() + request.beside.as_ref().map_or(0, Labelled::len));
         let search = context.progress("search", 0);
+        let made = made.or(beside.map(|(_, report)| report));
         let outcome = forget::forget(&classifier, chosen.engine.as_ref(), &data, &request, &mut |stage| match stage {
             Stage::Fisher(n, _) => fisher.inc(n.saturating_sub(fisher.position())),
             Stage::Search(n) => {
@@ -288,6 +293,34 @@ impl Args {
             return Err(Error::invalid(format!("{}: is the Fisher of another output: {of}", path.display())));
         }
         Ok(Arc::new(kept))
+    }
+
+    /// Inputs made from the model beside few that are given, which tell how deep the body may change; none where it may not,
+    /// where a Fisher is kept, or where the model takes no floats or more than one input.
+    fn beside(
+        &self,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        method: &Method,
+        data: &Labelled,
+        context: &Context,
+    ) -> Result<Option<(Labelled, Made)>> {
+        let ascends = match method {
+            Method::Search(rules) => rules.contains(&Rule::Ascent),
+            Method::Fixed(strength) => matches!(strength, Strength::Ascent { body: 1.., .. }),
+        };
+        let deepens = self.depth == DepthName::Body && self.scope != ScopeName::Head;
+        let takes_made = classifier.input().dtype.is_float() && classifier.extra_inputs().is_empty();
+        let Some(path) = self.inputs.as_deref().filter(|_| ascends && deepens && takes_made && self.fisher.is_none())
+        else {
+            return Ok(None);
+        };
+        if forget::are_telling(data) || inputs::are_made(path)? {
+            return Ok(None);
+        }
+        let (made, report) = SynthesisArgs::beside(data, classifier, engine, self.seed, context)?;
+        let made = self.without_forgotten(made.inputs)?;
+        Ok(report.is_good().then_some((made, report)))
     }
 
     /// The labelled inputs that are given, or made, and what is to be said of the latter.

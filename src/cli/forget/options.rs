@@ -26,7 +26,8 @@ pub(super) enum DepthName {
     Auto,
     /// The answers are all that counts
     Head,
-    /// The old head on the changed body should lose the forget inputs too, at some cost to the others
+    /// The old head on the changed body should lose the forget inputs too, at some cost to the others; beside few inputs
+    /// that are given, others are made from the model, which takes seconds to minutes
     Body,
 }
 

@@ -2,19 +2,25 @@
 
 mod text;
 
-use super::common::{ModelArgs, named};
+use super::common::{MemoryArgs, ModelArgs, named};
 use super::{Context, Status};
 use crate::autodiff::gradient::Mode;
 use crate::autodiff::head::head_weights;
 use crate::classifier::Classifier;
+use crate::engine::cpu::Cpu;
 use crate::engine::ort::OrtEngine;
 use crate::engine::{Engine, wgpu};
 use crate::error::{Error, Result};
+use crate::fisher::{Forecast, forecast};
 use crate::graph::{Batch, Graph, ValueId};
 use crate::onnx::Model;
 use crate::onnx::import::{Wanted, obstacles_of, open_extents};
 use crate::onnx::proto::{DataType, Dimension, ValueInfoProto, dimension, type_proto};
+use crate::tensor::DType;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The memory of gradient graphs with more nodes is not predicted.
+const PLANNED: usize = 100_000;
 
 /// Shows what a model is: inputs, outputs, classes, head, parameters, engines, and everything that is not supported.
 #[derive(Debug, clap::Args)]
@@ -24,6 +30,8 @@ pub(super) struct Args {
     /// One line for each float tensor as well.
     #[arg(long)]
     tensors: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
 }
 
 #[derive(serde::Serialize)]
@@ -88,6 +96,8 @@ struct EngineReport {
     name: &'static str,
     runs_it: bool,
     detail: String,
+    /// What a Fisher takes at most, one sample a run and as many as share a run where there are enough.
+    fisher: Option<[Forecast; 2]>,
 }
 
 impl Args {
@@ -101,7 +111,8 @@ impl Args {
             }
         }
         if report.obstacles.is_empty() && report.open_extents.is_empty() {
-            let found = Classifier::from_model(model, self.model.options()).and_then(|c| classify(&c, &mut report));
+            let found = Classifier::from_model(model, self.model.options())
+                .and_then(|c| classify(c.within(self.memory.memory_limit), &self, &mut report));
             if let Err(e) = found {
                 report.obstacles.push(e.to_string());
             }
@@ -186,7 +197,7 @@ fn declared(info: &ValueInfoProto) -> String {
 }
 
 /// Adds what only the graph tells: the head, the weights, and which engines run it.
-fn classify(classifier: &Classifier, report: &mut Report) -> Result<()> {
+fn classify(classifier: Classifier, args: &Args, report: &mut Report) -> Result<()> {
     let bound = classifier.bind(1)?;
     let g = &bound.graph;
     let head = classifier.head(g)?;
@@ -209,7 +220,17 @@ fn classify(classifier: &Classifier, report: &mut Report) -> Result<()> {
         not_rewritable: classifier.check_rewritable().err().map(|e| e.to_string()),
         float: classifier.float().to_string(),
     });
-    report.engines = engines(&gradients.graph, classifier);
+    let float = classifier.float();
+    report.engines = vec![on_cpu(&gradients.graph, &classifier)];
+    let classifier = match float {
+        DType::F64 => args.model.open()?.in_float32()?.within(args.memory.memory_limit),
+        _ => classifier,
+    };
+    report.engines.extend(engines(
+        &gradients.graph,
+        &classifier,
+        if float == DType::F64 { ", in float32" } else { "" },
+    ));
     Ok(())
 }
 
@@ -224,25 +245,43 @@ fn batch(g: &Graph, is_fixed: bool) -> String {
     if places.is_empty() { number } else { format!("{number}, {}", places.join(", ")) }
 }
 
-/// Which engines run a gradient graph, and if not, why.
-fn engines(g: &Graph, classifier: &Classifier) -> Vec<EngineReport> {
-    let narrower = if classifier.float().onnx() == 11 { ", in float32" } else { "" };
-    let of = |name, found: Result<String>| match found {
-        Ok(detail) => EngineReport { name, runs_it: true, detail },
-        Err(e) => EngineReport { name, runs_it: false, detail: e.to_string() },
-    };
+/// An engine and what a Fisher takes on it.
+fn engine_report(name: &'static str, found: Result<(String, Option<[Forecast; 2]>)>) -> EngineReport {
+    match found {
+        Ok((detail, fisher)) => EngineReport { name, runs_it: true, detail, fisher },
+        Err(e) => EngineReport { name, runs_it: false, detail: e.to_string(), fisher: None },
+    }
+}
+
+/// What a Fisher takes of one sample a run and of as many as share one; `None` for graphs that take long to plan.
+fn forecasts(g: &Graph, classifier: &Classifier, engine: &dyn Engine) -> Result<Option<[Forecast; 2]>> {
+    if g.nodes().len() > PLANNED {
+        return Ok(None);
+    }
+    Ok(Some([forecast(classifier, engine, 1)?, forecast(classifier, engine, usize::MAX)?]))
+}
+
+fn on_cpu(g: &Graph, classifier: &Classifier) -> EngineReport {
+    engine_report("cpu", forecasts(g, classifier, &Cpu).map(|f| ("embedded".to_owned(), f)))
+}
+
+/// Which other engines run a gradient graph, and if not, why.
+fn engines(g: &Graph, classifier: &Classifier, narrower: &str) -> [EngineReport; 2] {
     let gpu = |allow_software| wgpu::WgpuEngine::new(&wgpu::Options { allow_software, ..wgpu::Options::default() });
-    let on_gpu = || -> Result<String> {
+    let on_gpu = || {
         for node in g.nodes() {
             let kernel = node.op.kernel(&g.view_of(node));
             kernel.map_err(|e| e.at(format!("node '{}' ({})", node.name, node.op.spec().name)))?;
         }
         let adapter = gpu(false).or_else(|e| gpu(true).map_err(|_| e))?;
         let only = if adapter.is_software() { ", a software adapter: only by '--engine wgpu'" } else { "" };
-        Ok(format!("{}{only}{narrower}", adapter.describe()))
+        Ok((format!("{}{only}{narrower}", adapter.describe()), forecasts(g, classifier, &adapter)?))
     };
-    let in_ort = || OrtEngine::new(None).map(|e| format!("{}{narrower}", e.describe())).map_err(first_clause);
-    vec![of("cpu", Ok("embedded".to_owned())), of("wgpu", on_gpu()), of("ort", in_ort())]
+    let in_ort = || {
+        let engine = OrtEngine::new(None).map_err(first_clause)?;
+        Ok((format!("{}{narrower}", engine.describe()), forecasts(g, classifier, &engine)?))
+    };
+    [engine_report("wgpu", on_gpu()), engine_report("ort", in_ort())]
 }
 
 /// What is missing, without where it was looked for.

@@ -1,6 +1,8 @@
 //! The report of `inspect` on one screen.
 
 use super::{Report, Sum};
+use crate::fisher::Forecast;
+use crate::memory::in_words;
 use crate::report::{Align, Table, format};
 use std::collections::BTreeMap;
 
@@ -11,7 +13,10 @@ const NAMES: usize = 4;
 
 pub(super) fn text(r: &Report, tensors: bool) -> String {
     let mut out = String::new();
-    let mut line = |label: &str, text: &str| out += &format!("{:<12} {text}\n", format!("{label}:"));
+    let mut line = |label: &str, text: &str| {
+        let label = if label.is_empty() { String::new() } else { format!("{label}:") };
+        out += &format!("{label:<12} {text}\n");
+    };
     let opset = r.opset.map_or("none".to_owned(), |v| v.to_string());
     let producer = if r.producer.is_empty() { "producer unknown" } else { &r.producer };
     line("model", &format!("{}, IR {}, opset {opset}, {producer}", r.file, r.ir_version));
@@ -36,6 +41,9 @@ pub(super) fn text(r: &Report, tensors: bool) -> String {
     }
     for e in &r.engines {
         line(e.name, &format!("{}: {}", if e.runs_it { "yes" } else { "no" }, e.detail));
+        if let Some(f) = &e.fisher {
+            line("", &memory(f));
+        }
     }
     if !r.open_extents.is_empty() {
         let open = some(&r.open_extents, NAMES);
@@ -61,6 +69,17 @@ pub(super) fn text(r: &Report, tensors: bool) -> String {
         out += &format!("\n{}", table(r));
     }
     out
+}
+
+/// What a Fisher takes on an engine.
+fn memory([one, most]: &[Forecast; 2]) -> String {
+    let of = |f: &Forecast| {
+        let twice = if f.parts > 1 { ", the forward pass computed twice" } else { "" };
+        format!("{}{twice}", in_words(f.bytes))
+    };
+    let more = if most.batch > one.batch { format!(", of {} at once {}", most.batch, of(most)) } else { String::new() };
+    let samples = if one.batch > 1 { format!("{} samples", one.batch) } else { "one sample".to_owned() };
+    format!("memory of a Fisher: of {samples} {}{more}", of(one))
 }
 
 fn graph(r: &Report) -> String {

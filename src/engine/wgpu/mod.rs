@@ -7,6 +7,7 @@ mod session;
 mod subgroups;
 mod transfer;
 
+use super::program::Program;
 use super::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -134,6 +135,15 @@ impl Engine for WgpuEngine {
     }
     fn shaders(&self) -> Vec<(&'static str, &'static str)> {
         self.gpu.shaders()
+    }
+    fn forecast(&self, graph: &Graph) -> Result<u64> {
+        Ok(Program::new(graph, &session::limits(&self.gpu))?.bytes())
+    }
+    fn peak_bytes(&self) -> Option<u64> {
+        Some(self.gpu.peak_bytes())
+    }
+    fn on_device(&self) -> bool {
+        true
     }
     fn prepare(&self, graph: &Graph) -> Result<Box<dyn Session>> {
         Ok(Box::new(session::GpuSession::new(self.gpu.clone(), graph)?))

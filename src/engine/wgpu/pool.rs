@@ -9,11 +9,51 @@ use wgpu::{Buffer, BufferDescriptor, BufferUsages};
 /// Free buffers beyond this many bytes are given back to the system.
 const MOST_FREE: u64 = 256 << 20;
 
-/// Buffers nobody uses, by size.
+/// Buffers nobody uses, by size, and what all buffers take.
 #[derive(Default)]
 pub(super) struct Free {
     by_size: HashMap<u64, Vec<Buffer>>,
     bytes: u64,
+    /// Bytes of the buffers that somebody uses, now and at most so far.
+    used: u64,
+    most_used: u64,
+    /// The most bytes of all buffers so far.
+    most: u64,
+}
+
+impl Free {
+    /// A buffer of this size, if there is one. If there is none, room is made for a new one: buffers that nobody uses
+    /// never add to the most that is used at once.
+    fn take(&mut self, bytes: u64) -> Option<Buffer> {
+        self.used += bytes;
+        self.most_used = self.most_used.max(self.used);
+        let found = self.by_size.get_mut(&bytes).and_then(Vec::pop);
+        if found.is_some() {
+            self.bytes -= bytes;
+        } else {
+            while self.used + self.bytes > self.most_used && self.drop_one() {}
+        }
+        self.most = self.most.max(self.used + self.bytes);
+        found
+    }
+
+    /// Gives the largest buffer back to the system.
+    fn drop_one(&mut self) -> bool {
+        self.by_size.retain(|_, buffers| !buffers.is_empty());
+        let Some(size) = self.by_size.keys().copied().max() else { return false };
+        drop(self.by_size.get_mut(&size).and_then(Vec::pop));
+        self.bytes -= size;
+        true
+    }
+
+    fn put(&mut self, buffer: Buffer) {
+        let bytes = buffer.size();
+        self.used -= bytes;
+        if self.bytes + bytes <= MOST_FREE {
+            self.bytes += bytes;
+            self.by_size.entry(bytes).or_default().push(buffer);
+        }
+    }
 }
 
 /// A buffer that somebody uses; it goes back to the pool when the last user drops it. Work that was
@@ -36,14 +76,7 @@ impl Gpu {
                 self.limits.max_buffer_size
             )));
         }
-        let pooled = {
-            let mut free = lock(&self.free);
-            let found = free.by_size.get_mut(&bytes).and_then(Vec::pop);
-            if found.is_some() {
-                free.bytes -= bytes;
-            }
-            found
-        };
+        let pooled = lock(&self.free).take(bytes);
         let buffer = pooled.unwrap_or_else(|| {
             self.device.create_buffer(&BufferDescriptor {
                 label: None,
@@ -54,15 +87,15 @@ impl Gpu {
         });
         Ok(Arc::new(Held { buffer, gpu: self.clone() }))
     }
+
+    /// The most bytes of all buffers so far.
+    pub(super) fn peak_bytes(&self) -> u64 {
+        lock(&self.free).most
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let bytes = self.buffer.size();
-        let mut free = lock(&self.gpu.free);
-        if free.bytes + bytes <= MOST_FREE {
-            free.bytes += bytes;
-            free.by_size.entry(bytes).or_default().push(self.buffer.clone());
-        }
+        lock(&self.gpu.free).put(self.buffer.clone());
     }
 }

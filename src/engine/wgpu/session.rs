@@ -59,14 +59,18 @@ pub(super) struct GpuSession {
     bytes: u64,
 }
 
+/// What programs for a device must keep to.
+pub(super) fn limits(gpu: &Gpu) -> Limits {
+    Limits {
+        binding: gpu.limits.max_storage_buffer_binding_size,
+        buffers: gpu.limits.max_storage_buffers_per_shader_stage as usize,
+        groups: gpu.limits.max_compute_workgroups_per_dimension,
+    }
+}
+
 impl GpuSession {
     pub(super) fn new(gpu: Arc<Gpu>, graph: &Graph) -> Result<Self> {
-        let limits = Limits {
-            binding: gpu.limits.max_storage_buffer_binding_size,
-            buffers: gpu.limits.max_storage_buffers_per_shader_stage as usize,
-            groups: gpu.limits.max_compute_workgroups_per_dimension,
-        };
-        let program = Program::new(graph, &limits)?;
+        let program = Program::new(graph, &limits(&gpu))?;
         gpu.clone().guarded(|| Self::load(gpu, program))
     }
 
