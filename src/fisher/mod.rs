@@ -23,7 +23,7 @@ pub use sums::{ClassSums, Row};
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::graph::{Attrs, Batch, Graph};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, DType, TensorType};
 use fit::{Built, Task};
