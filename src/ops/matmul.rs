@@ -129,10 +129,11 @@ impl Product {
     /// Which operands the direct form reads in fours: a along k (1), b along its columns (1) or along k (2). Every start
     /// of four has to be a multiple of four.
     fn fours(&self) -> (f64, f64) {
-        let aligned = |steps: &[usize]| steps.iter().all(|s| s % 4 == 0);
-        let a = self.k % 4 == 0 && self.a[1] == 1 && self.a[0] % 4 == 0 && aligned(&self.a_batch);
-        let columns = self.n % 4 == 0 && self.b[1] == 1 && self.b[0] % 4 == 0 && aligned(&self.b_batch);
-        let along = self.k % 4 == 0 && self.b[0] == 1 && self.b[1] % 4 == 0 && aligned(&self.b_batch);
+        let aligned = |steps: &[usize]| steps.iter().all(|s| s.is_multiple_of(4));
+        let a = self.k.is_multiple_of(4) && self.a[1] == 1 && self.a[0].is_multiple_of(4) && aligned(&self.a_batch);
+        let columns =
+            self.n.is_multiple_of(4) && self.b[1] == 1 && self.b[0].is_multiple_of(4) && aligned(&self.b_batch);
+        let along = self.k.is_multiple_of(4) && self.b[0] == 1 && self.b[1].is_multiple_of(4) && aligned(&self.b_batch);
         match (a, columns, along) {
             (true, true, _) => (1.0, 1.0),
             (true, false, true) => (1.0, 2.0),
