@@ -22,6 +22,8 @@ struct Params {
 override OP: u32 = 0u;
 override INT: u32 = 0u;
 override BROADCAST: u32 = 0u;
+// Whether a Relu follows, which then has nothing left to do.
+override RELU: u32 = 0u;
 
 // a negative base is right for whole exponents only, as in ONNX
 fn power(p: f32, q: f32) -> f32 {
@@ -158,6 +160,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if INT == 1u {
         y[i] = int(bitcast<i32>(a[p]), bitcast<i32>(b[q]));
     } else {
-        y[i] = float(bitcast<f32>(a[p]), bitcast<f32>(b[q]));
+        let v = float(bitcast<f32>(a[p]), bitcast<f32>(b[q]));
+        y[i] = select(v, 0u, RELU == 1u && bitcast<f32>(v) < 0.0);
     }
 }

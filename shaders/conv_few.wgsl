@@ -38,6 +38,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read> params: Params;
 
 override HAS_BIAS: u32 = 0u;
+// Whether a Relu follows, which then has nothing left to do.
+override RELU: u32 = 0u;
 
 // a / b. CPU adapters divide integers lane by lane, floats all at once: a first quotient, then what it missed.
 fn quotient(a: u32, b: u32) -> u32 {
@@ -64,7 +66,8 @@ fn place_x(position: u32) -> u32 {
 fn store(base: u32, position: u32, v: f32) {
     if position >= params.positions { return; }
     let p = split(position);
-    y[base + p.x * params.y_n + p.y * params.y_step[0] + p.z * params.y_step[1] + p.w * params.y_step[2]] = v;
+    let at = base + p.x * params.y_n + p.y * params.y_step[0] + p.z * params.y_step[1] + p.w * params.y_step[2];
+    y[at] = select(v, 0.0, RELU == 1u && v < 0.0);
 }
 
 @compute @workgroup_size(64)

@@ -1,6 +1,5 @@
-// y[z] = alpha * a[z] * b[z] (+ beta * c), batched with broadcasting. One invocation makes 8 rows of 8
-// columns; neighbours along x make neighbouring columns. Nothing is shared, which suits CPU adapters.
-// Indices beyond the edge are clamped when loading and skipped when storing.
+// y[z] = alpha * a[z] * b[z] (+ beta * c), batched with broadcasting. Indices beyond the edge are clamped when loading,
+// or give 0, and are skipped when storing. The lines "//:" are written out by src/ops/block.rs.
 
 struct Params {
     m: u32,
@@ -20,120 +19,107 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
-@group(0) @binding(2) var<storage, read> c: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<storage, read> params: Params;
+// the same elements in fours
+@group(0) @binding(2) var<storage, read> a4: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> b4: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> c: array<f32>;
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;
+@group(0) @binding(6) var<storage, read> params: Params;
 
 override HAS_C: u32 = 0u;
+// Whether a Relu follows, which then has nothing left to do.
+override RELU: u32 = 0u;
+// Whether a is read in fours along k; whether b is: 1 along its columns, 2 along k as a is.
+override FOURS_A: u32 = 0u;
+override FOURS_B: u32 = 0u;
 
-fn store(z: u32, row: u32, col: u32, v: vec4<f32>) {
-    if row >= params.m { return; }
-    for (var i = 0u; i < 4u; i++) {
-        let j = col + i;
-        if j < params.n {
-            var r = params.alpha * v[i];
-            if HAS_C == 1u { r += params.beta * c[row * params.c_strides[0] + j * params.c_strides[1]]; }
-            y[(z * params.m + row) * params.n + j] = r;
-        }
+// Where the operands of product z begin.
+fn start(z: u32) -> vec2<u32> {
+    var at = vec2<u32>();
+    var rest = z;
+    for (var axis = i32(params.rank) - 1; axis >= 0; axis--) {
+        let i = rest % params.shape[axis];
+        rest = rest / params.shape[axis];
+        at += vec2<u32>(i * params.a_batch[axis], i * params.b_batch[axis]);
     }
+    return at;
 }
 
+fn finish(sum: f32, row: u32, column: u32) -> f32 {
+    var v = params.alpha * sum;
+    if HAS_C == 1u { v += params.beta * c[row * params.c_strides[0] + column * params.c_strides[1]]; }
+    if RELU == 1u { v = select(v, 0.0, v < 0.0); }
+    return v;
+}
+
+//# direct
 @compute @workgroup_size(8, 8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let row = group.y * 64u + local.y * 8u;
-    let col = group.x * 64u + local.x * 8u;
-    if row >= params.m || col >= params.n { return; }
-    let p0 = min(row + 0u, params.m - 1u) * params.a_strides[0];
-    let p1 = min(row + 1u, params.m - 1u) * params.a_strides[0];
-    let p2 = min(row + 2u, params.m - 1u) * params.a_strides[0];
-    let p3 = min(row + 3u, params.m - 1u) * params.a_strides[0];
-    let p4 = min(row + 4u, params.m - 1u) * params.a_strides[0];
-    let p5 = min(row + 5u, params.m - 1u) * params.a_strides[0];
-    let p6 = min(row + 6u, params.m - 1u) * params.a_strides[0];
-    let p7 = min(row + 7u, params.m - 1u) * params.a_strides[0];
-    let q0 = min(col + 0u, params.n - 1u) * params.b_strides[1];
-    let q1 = min(col + 1u, params.n - 1u) * params.b_strides[1];
-    let q2 = min(col + 2u, params.n - 1u) * params.b_strides[1];
-    let q3 = min(col + 3u, params.n - 1u) * params.b_strides[1];
-    let q4 = min(col + 4u, params.n - 1u) * params.b_strides[1];
-    let q5 = min(col + 5u, params.n - 1u) * params.b_strides[1];
-    let q6 = min(col + 6u, params.n - 1u) * params.b_strides[1];
-    let q7 = min(col + 7u, params.n - 1u) * params.b_strides[1];
+    let row0 = group.y * 128u + local.y * 16u;
+    if row0 >= params.m { return; }
+    let column_step = select(8u, 1u, FOURS_B == 1u);
+    let column0 = group.x * 64u + local.x * select(1u, 8u, FOURS_B == 1u);
+    //: rows p = min(ROW, params.m - 1u) * params.a_strides[0]
+    //: columns q = min(COLUMN, params.n - 1u) * params.b_strides[1]
     for (var z = group.z; z < params.batches; z += groups.z) {
-        var at_a = 0u;
-        var at_b = 0u;
-        var rest = z;
-        for (var axis = i32(params.rank) - 1; axis >= 0; axis--) {
-            let i = rest % params.shape[axis];
-            rest = rest / params.shape[axis];
-            at_a += i * params.a_batch[axis];
-            at_b += i * params.b_batch[axis];
+        let at = start(z);
+        //: zero s
+        for (var k = 0u; k < params.k; k += 4u) {
+            let ks = k + vec4<u32>(0u, 1u, 2u, 3u);
+            let live = ks < vec4<u32>(params.k);
+            let inside = min(ks, vec4<u32>(params.k - 1u));
+            let at_a = at.x + inside * params.a_strides[1];
+            let at_b = at.y + inside * params.b_strides[0];
+            if FOURS_A == 1u && FOURS_B == 1u {
+                //: multiply a4 at_a.x by b4 each at_b
+            } else if FOURS_A == 1u {
+                //: multiply a4 at_a.x by b4 at_b.x
+            } else if FOURS_B == 1u {
+                //: multiply a each at_a by b4 each at_b
+            } else {
+                //: multiply a each at_a by b each at_b
+            }
         }
-        var s00 = vec4<f32>();
-        var s01 = vec4<f32>();
-        var s10 = vec4<f32>();
-        var s11 = vec4<f32>();
-        var s20 = vec4<f32>();
-        var s21 = vec4<f32>();
-        var s30 = vec4<f32>();
-        var s31 = vec4<f32>();
-        var s40 = vec4<f32>();
-        var s41 = vec4<f32>();
-        var s50 = vec4<f32>();
-        var s51 = vec4<f32>();
-        var s60 = vec4<f32>();
-        var s61 = vec4<f32>();
-        var s70 = vec4<f32>();
-        var s71 = vec4<f32>();
-        for (var k = 0u; k < params.k; k++) {
-            let b0 = vec4<f32>(b[at_b + q0], b[at_b + q1], b[at_b + q2], b[at_b + q3]);
-            let b1 = vec4<f32>(b[at_b + q4], b[at_b + q5], b[at_b + q6], b[at_b + q7]);
-            let a0 = a[at_a + p0];
-            let a1 = a[at_a + p1];
-            let a2 = a[at_a + p2];
-            let a3 = a[at_a + p3];
-            let a4 = a[at_a + p4];
-            let a5 = a[at_a + p5];
-            let a6 = a[at_a + p6];
-            let a7 = a[at_a + p7];
-            s00 += a0 * b0;
-            s01 += a0 * b1;
-            s10 += a1 * b0;
-            s11 += a1 * b1;
-            s20 += a2 * b0;
-            s21 += a2 * b1;
-            s30 += a3 * b0;
-            s31 += a3 * b1;
-            s40 += a4 * b0;
-            s41 += a4 * b1;
-            s50 += a5 * b0;
-            s51 += a5 * b1;
-            s60 += a6 * b0;
-            s61 += a6 * b1;
-            s70 += a7 * b0;
-            s71 += a7 * b1;
-            at_a += params.a_strides[1];
-            at_b += params.b_strides[0];
-        }
-        store(z, row + 0u, col, s00);
-        store(z, row + 0u, col + 4u, s01);
-        store(z, row + 1u, col, s10);
-        store(z, row + 1u, col + 4u, s11);
-        store(z, row + 2u, col, s20);
-        store(z, row + 2u, col + 4u, s21);
-        store(z, row + 3u, col, s30);
-        store(z, row + 3u, col + 4u, s31);
-        store(z, row + 4u, col, s40);
-        store(z, row + 4u, col + 4u, s41);
-        store(z, row + 5u, col, s50);
-        store(z, row + 5u, col + 4u, s51);
-        store(z, row + 6u, col, s60);
-        store(z, row + 6u, col + 4u, s61);
-        store(z, row + 7u, col, s70);
-        store(z, row + 7u, col + 4u, s71);
+        let base = z * params.m * params.n;
+        //: store s at base | COLUMN | ROW * params.n | params.m | params.n
+    }
+}
+//# tiled
+var<workgroup> tile_rows: array<f32, 2112>;
+var<workgroup> tile_columns: array<f32, 1088>;
+var<private> at: vec2<u32>;
+
+fn row_element(row: u32, k: u32) -> f32 {
+    if row >= params.m || k >= params.k { return 0.0; }
+    return a[at.x + row * params.a_strides[0] + k * params.a_strides[1]];
+}
+
+fn column_element(k: u32, column: u32) -> f32 {
+    if column >= params.n || k >= params.k { return 0.0; }
+    return b[at.y + k * params.b_strides[0] + column * params.b_strides[1]];
+}
+
+@compute @workgroup_size(16, 16)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    let tile_row = group.y * 128u;
+    let tile_column = group.x * 64u;
+    let row0 = tile_row + local.y * 8u;
+    let column0 = tile_column + local.x * 4u;
+    let column_step = 1u;
+    for (var z = group.z; z < params.batches; z += groups.z) {
+        at = start(z);
+        //: zero s
+        //: tiles params.k, along k and columns
+        let base = z * params.m * params.n;
+        //: store s at base | COLUMN | ROW * params.n | params.m | params.n
     }
 }

@@ -22,5 +22,6 @@ pub mod ops;
 pub mod record;
 pub mod report;
 pub mod tensor;
+pub mod training;
 
 pub use error::{Error, Kind, Result};

@@ -98,7 +98,7 @@ fn a_step_is_what_the_formula_says() {
             let old = Weights::upload(&*engine, &c.bind(1).unwrap()).unwrap();
             let request = Request::new(forgotten.to_vec(), Method::Search(Vec::new()));
             let aim = Aim::new(&request, &data, CLASSES).unwrap();
-            let mut ascent = Ascent::new(&c, &*engine, &basis, Part::Head, &data, &aim).unwrap();
+            let mut ascent = Ascent::new(&c, &*engine, &basis, Part::Head, &data, &aim, Vec::new()).unwrap();
             let new = ascent.step(&old).unwrap().tensors[0].to_array().unwrap().to_f64();
             for (i, (got, want)) in new.iter().zip(&want).enumerate() {
                 assert!((got - want).abs() < 1e-4, "{} {forgotten:?} {i}: {got}, not {want}", engine.name());
@@ -136,21 +136,49 @@ fn given_steps_move_their_part_alone() {
     assert!(odds(&steps("6", "0", "cpu").0) < odds(&body.0));
 }
 
+/// Numbers of body steps that were tried without any of the last layer.
+fn body_trials(report: &Value) -> u64 {
+    let tried = report["tried"].as_array().unwrap();
+    tried.iter().filter(|t| t["strength"].as_str().unwrap().ends_with(" 0 in the last layer")).count() as u64
+}
+
 /// The search goes into the body and loses the forget inputs; without depth it stays in the last layer.
 #[test]
 fn the_search_takes_steps_of_both_parts() {
-    let found = forget(&["--engine", "cpu", "--depth", "body"]).0;
+    let found = forget(&["--engine", "cpu"]).0;
     assert_eq!(found["rule"], "ascent");
     for part in 0..2 {
         assert!(found["strength"][part][1].as_f64().unwrap() >= 1.0, "{}", found["strength"]);
     }
     assert_eq!(found["inputs"]["forgotten_answered_after"], 0);
     assert_eq!(found["inputs"]["retained_right_after"], 9);
-    // one forget input; every place that was tried is one step, taken once
-    assert_eq!(found["passes"]["steps"].as_u64().unwrap(), found["tried"].as_array().unwrap().len() as u64);
+    // one forget input; ten inputs before, at every step of the body, and once for the features of the last layer, whose
+    // steps run no sample through the body
+    let body = body_trials(&found);
+    let passes = |what: &str| found["passes"][what].as_u64().unwrap();
+    assert_eq!((passes("fisher"), passes("steps"), passes("search")), (10, body, 10 * (body + 2)));
     let head = forget(&["--engine", "cpu", "--depth", "head"]).0;
     assert_eq!(share(&head), 1.0);
     assert_eq!(head["inputs"]["forgotten_answered_after"], 0);
+    assert_eq!((head["passes"]["steps"].as_u64(), head["passes"]["search"].as_u64()), (Some(0), Some(20)));
+}
+
+/// Codes say little of data: beside them inputs are made, which guard the retained classes, and the old head loses the class.
+#[test]
+fn depth_makes_inputs_beside_codes() {
+    let deep = forget(&["--engine", "cpu", "--depth", "body"]).0;
+    assert_eq!(deep["made"]["samples"], 80);
+    // in the range of the codes
+    assert!(deep["made"]["range"][0].as_f64().unwrap() > 0.0 && deep["made"]["range"][1].as_f64().unwrap() < 1.0);
+    assert_eq!(deep["passes"]["fisher"], 90);
+    // eight of nine inputs to forget; two inputs for each of nine guards
+    assert_eq!(deep["passes"]["steps"].as_u64().unwrap(), body_trials(&deep) * (8 + 9 * 2));
+    // what is told is told of the codes
+    assert_eq!(deep["inputs"]["forgotten_samples"], 1);
+    assert_eq!(
+        (&deep["inputs"]["retained_right_after"], &deep["inputs"]["old_head_answered_after"]),
+        (&9.into(), &0.into())
+    );
 }
 
 #[test]

@@ -4,8 +4,9 @@
 mod common;
 
 use common::{build, close, run, text, with_gradients};
+use onnx_unlearn::engine::wgpu::Kernels;
 use onnx_unlearn::engine::{Engine, cpu::Cpu};
-use onnx_unlearn::ops::{self, Case, Gradient, Op};
+use onnx_unlearn::ops::{self, Case, Form, Gradient, Op};
 use onnx_unlearn::tensor::DType;
 
 /// Runs `check` on every case (those whose name contains `$ONNX_UNLEARN_CASE`, if set), and reports all
@@ -69,21 +70,26 @@ fn agree_on(engine: &dyn Engine, defects: &[(&str, &str)]) {
             println!("left out: {name}: {why}");
             return Ok(());
         }
-        let wide = build(op, case, DType::F64).map_err(text)?;
-        let want = run(&Cpu, &wide.graph, &wide.feeds).map_err(text)?;
-        let narrow = build(op, case, DType::F32).map_err(text)?;
-        let got = run(engine, &narrow.graph, &narrow.feeds).map_err(|e| format!("forward: {e:?}"))?;
-        close(&got, &want, case.tolerance).map_err(|e| format!("forward: {e}"))?;
-        if let Gradient::None(_) = case.gradient {
-            return Ok(());
-        }
-        let wide = with_gradients(wide, case, DType::F64).map_err(text)?;
-        let want = run(&Cpu, &wide.graph, &wide.feeds).map_err(text)?;
-        let narrow = with_gradients(build(op, case, DType::F32).map_err(text)?, case, DType::F32).map_err(text)?;
-        let got = run(engine, &narrow.graph, &narrow.feeds).map_err(|e| format!("gradient: {e:?}"))?;
-        // a gradient chains several ops
-        close(&got, &want, 10.0 * case.tolerance).map_err(|e| format!("gradient: {e}"))
+        agree(engine, op, case)
     });
+}
+
+/// A case and its gradient on `engine` against the f64 reference.
+fn agree(engine: &dyn Engine, op: &'static dyn Op, case: &Case) -> Result<(), String> {
+    let wide = build(op, case, DType::F64).map_err(text)?;
+    let want = run(&Cpu, &wide.graph, &wide.feeds).map_err(text)?;
+    let narrow = build(op, case, DType::F32).map_err(text)?;
+    let got = run(engine, &narrow.graph, &narrow.feeds).map_err(|e| format!("forward: {e:?}"))?;
+    close(&got, &want, case.tolerance).map_err(|e| format!("forward: {e}"))?;
+    if let Gradient::None(_) = case.gradient {
+        return Ok(());
+    }
+    let wide = with_gradients(wide, case, DType::F64).map_err(text)?;
+    let want = run(&Cpu, &wide.graph, &wide.feeds).map_err(text)?;
+    let narrow = with_gradients(build(op, case, DType::F32).map_err(text)?, case, DType::F32).map_err(text)?;
+    let got = run(engine, &narrow.graph, &narrow.feeds).map_err(|e| format!("gradient: {e:?}"))?;
+    // a gradient chains several ops
+    close(&got, &want, 10.0 * case.tolerance).map_err(|e| format!("gradient: {e}"))
 }
 
 #[test]
@@ -97,6 +103,33 @@ fn wgpu_agrees() {
         println!("{}", engine.describe());
         agree_on(&engine, &[]);
     }
+}
+
+/// What the adapter would not be given by itself.
+#[test]
+fn wgpu_agrees_in_every_form() {
+    let taken = common::wgpu().map(|engine| engine.form());
+    let forms = [(Form::Direct, Kernels::Direct), (Form::Tiled, Kernels::Tiled)];
+    for (form, kernels) in forms.into_iter().filter(|(form, _)| taken.is_some_and(|taken| taken != *form)) {
+        let Some(engine) = common::wgpu_in(kernels) else { return };
+        assert_eq!(engine.form(), form);
+        // only ops that multiply have several forms
+        each_case(|op, case| if has_forms(op, case)? { agree(&engine, op, case) } else { Ok(()) });
+    }
+}
+
+/// Whether a case or its gradient runs a shader of several forms.
+fn has_forms(op: &'static dyn Op, case: &Case) -> Result<bool, String> {
+    let mut graphs = vec![build(op, case, DType::F32).map_err(text)?];
+    if case.gradient == Gradient::Checked {
+        let again = build(op, case, DType::F32).map_err(text)?;
+        graphs.push(with_gradients(again, case, DType::F32).map_err(text)?);
+    }
+    let differs = |step: &ops::Step| step.shader.text(Form::Direct) != step.shader.text(Form::Tiled);
+    Ok(graphs.iter().flat_map(|g| g.graph.nodes().iter().map(move |n| (g, n))).any(|(g, node)| {
+        let kernel = node.op.kernel(&g.graph.view_of(node));
+        matches!(kernel, Ok(ops::Kernel::Steps { steps, .. }) if steps.iter().any(differs))
+    }))
 }
 
 #[test]

@@ -7,7 +7,7 @@ use common::{build, with_gradients};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, ArraySize, Module, Scalar, StorageAccess, TypeInner};
 use onnx_unlearn::graph::Graph;
-use onnx_unlearn::ops::{self, Bind, Gradient, Kernel, Step};
+use onnx_unlearn::ops::{self, Bind, Form, Gradient, Kernel, Step};
 use onnx_unlearn::tensor::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,24 +21,43 @@ mod limit {
 
 type Check = Result<(), String>;
 
-/// Shaders parsed and validated once.
-#[derive(Default)]
-struct Shaders(BTreeMap<&'static str, Result<Module, String>>);
+/// Shader and overrides.
+type Variant = (&'static str, Vec<(&'static str, u64)>);
+
+/// Shaders in one form, parsed and validated once, alone and with each set of overrides.
+struct Shaders {
+    form: Form,
+    modules: BTreeMap<&'static str, Result<Module, String>>,
+    variants: BTreeMap<Variant, Check>,
+}
 
 impl Shaders {
-    fn get(&mut self, shader: ops::Shader) -> Result<&Module, String> {
-        let parsed = self.0.entry(shader.name).or_insert_with(|| {
-            let module = naga::front::wgsl::parse_str(shader.source).map_err(|e| e.emit_to_string(shader.source))?;
+    fn new(form: Form) -> Self {
+        Self { form, modules: BTreeMap::new(), variants: BTreeMap::new() }
+    }
+
+    /// Checks a step against its shader.
+    fn check(&mut self, step: &Step) -> Check {
+        let text = step.shader.text(self.form);
+        let parsed = self.modules.entry(step.shader.name).or_insert_with(|| {
+            let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
             let info = validated(&module)?;
             check_module(&module, &info)?;
             Ok(module)
         });
-        parsed.as_ref().map_err(Clone::clone)
+        let module = parsed.as_ref().map_err(Clone::clone)?;
+        let overrides = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
+        let variant = self.variants.entry((step.shader.name, overrides));
+        variant.or_insert_with(|| check_variant(module, step)).clone()?;
+        check_step(module, step)
     }
 }
 
 fn validated(module: &Module) -> Result<ModuleInfo, String> {
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    // what tells neighbours apart is asked of adapters that have it
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     validator.validate(module).map_err(|e| format!("{:?}", e.into_inner()))
 }
 
@@ -61,17 +80,23 @@ fn check_module(module: &Module, _: &ModuleInfo) -> Check {
     Ok(())
 }
 
-/// Checks a step with its overrides put into the shader.
 fn check_step(module: &Module, step: &Step) -> Check {
     ensure(step.binds.len() < limit::STORAGE_BUFFERS, || format!("{} buffers and params", step.binds.len()))?;
     // a buffer is bound read-only or read-write in one dispatch, and once where it is written
-    let scratch = |b: &Bind| matches!(b, Bind::Scratch(_) | Bind::Filled(_) | Bind::Output(_));
-    let mut own: Vec<String> =
-        step.binds.iter().filter(|b| scratch(b)).map(|b| format!("{b:?}").replace("Filled", "Scratch")).collect();
+    let written = |b: &&Bind| matches!(b, Bind::Scratch(_) | Bind::Output(_));
+    let read: BTreeSet<String> =
+        step.binds.iter().filter(|b| matches!(b, Bind::Filled(_))).map(|b| format!("{b:?}")).collect();
+    let mut own: Vec<String> = step.binds.iter().filter(written).map(|b| format!("{b:?}")).collect();
+    own.extend(read.iter().map(|b| b.replace("Filled", "Scratch")));
     own.sort();
     let distinct = own.windows(2).all(|w| w[0] != w[1]);
     ensure(distinct, || format!("{:?} binds a buffer twice", step.binds))?;
     ensure(step.grid.iter().all(|&g| g <= limit::WORKGROUPS), || format!("grid {:?}", step.grid))?;
+    check_bindings(module, step)
+}
+
+/// Checks a shader with the overrides of a step put into it.
+fn check_variant(module: &Module, step: &Step) -> Check {
     let mut constants = naga::back::PipelineConstants::default();
     for (name, value) in &step.overrides {
         ensure(module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name)), || {
@@ -81,10 +106,9 @@ fn check_step(module: &Module, step: &Step) -> Check {
     }
     let info = validated(module)?;
     let stage = Some((naga::ShaderStage::Compute, "main"));
-    let (module, _) = naga::back::pipeline_constants::process_overrides(module, &info, stage, &constants)
+    let (chosen, _) = naga::back::pipeline_constants::process_overrides(module, &info, stage, &constants)
         .map_err(|e| format!("overrides {:?}: {e:?}", step.overrides))?;
-    check_workgroup(&module)?;
-    check_bindings(&module, step)
+    check_workgroup(&chosen)
 }
 
 fn check_workgroup(module: &Module) -> Check {
@@ -165,8 +189,7 @@ fn check_graph(shaders: &mut Shaders, graph: &Graph) -> Check {
                 Bind::Scratch(i) | Bind::Filled(i) => i < scratch.len(),
             });
             ensure(exists, || place(format!("{:?} names what the node does not have", step.binds)))?;
-            let module = shaders.get(step.shader).map_err(place)?;
-            check_step(module, step).map_err(place)?;
+            shaders.check(step).map_err(place)?;
         }
     }
     Ok(())
@@ -174,17 +197,17 @@ fn check_graph(shaders: &mut Shaders, graph: &Graph) -> Check {
 
 #[test]
 fn kernels_match_their_shaders() {
-    let mut shaders = Shaders::default();
+    let mut forms = Form::ALL.map(Shaders::new);
     let mut failures = BTreeSet::new();
     for op in ops::table() {
         for case in op.cases() {
             let mut check = || -> Check {
                 let text = |e: onnx_unlearn::Error| e.to_string();
                 let built = build(op, &case, DType::F32).map_err(text)?;
-                check_graph(&mut shaders, &built.graph)?;
+                let mut check = |graph: &Graph| forms.iter_mut().try_for_each(|shaders| check_graph(shaders, graph));
+                check(&built.graph)?;
                 if case.gradient == Gradient::Checked {
-                    let built = with_gradients(built, &case, DType::F32).map_err(text)?;
-                    check_graph(&mut shaders, &built.graph)?;
+                    check(&with_gradients(built, &case, DType::F32).map_err(text)?.graph)?;
                 }
                 Ok(())
             };
@@ -193,7 +216,8 @@ fn kernels_match_their_shaders() {
             }
         }
     }
-    println!("{} shaders", shaders.0.len());
+    let [shaders, ..] = forms;
+    println!("{} shaders", shaders.modules.len());
     let failures: Vec<_> = failures.into_iter().collect();
     assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n"));
 
@@ -202,7 +226,7 @@ fn kernels_match_their_shaders() {
         .unwrap()
         .filter_map(|f| f.unwrap().file_name().to_str()?.strip_suffix(".wgsl").map(str::to_owned))
         .collect();
-    let used: BTreeSet<String> = shaders.0.keys().map(|&k| k.to_owned()).collect();
+    let used: BTreeSet<String> = shaders.modules.keys().map(|&k| k.to_owned()).collect();
     let idle: Vec<_> = files.difference(&used).collect();
     assert!(idle.is_empty(), "no case uses {idle:?}");
 }
@@ -225,7 +249,7 @@ fn a_wrong_shader_is_found() {
         fn main(@builtin(global_invocation_id) id: vec3<u32>) { if id.x < params.n { y[id.x] = x[id.x] * f32(OP); } }";
     let check = |source: &'static str| {
         let step = step(source);
-        Shaders::default().get(step.shader).and_then(|m| check_step(m, &step))
+        Shaders::new(Form::Direct).check(&step)
     };
     assert_eq!(check(GOOD), Ok(()));
     for (from, to) in [

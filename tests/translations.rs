@@ -9,7 +9,7 @@ use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::BoundsCheckPolicies;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ResourceBinding, ShaderStage};
-use onnx_unlearn::ops::{self, Gradient, Kernel, Step};
+use onnx_unlearn::ops::{self, Form, Gradient, Kernel, Step};
 use onnx_unlearn::tensor::DType;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use std::process::{Command, Output};
 
 const ENTRY: &str = "main";
 
-/// Shader, and its overrides bit by bit.
-type Key = (&'static str, Vec<(&'static str, u64)>);
+/// Shader, its text, and its overrides bit by bit.
+type Key = (&'static str, &'static str, Vec<(&'static str, u64)>);
 
-/// One step for each shader with each set of overrides that the cases and their gradients run.
+/// One step for each shader in each form, with each set of overrides that the cases and their gradients run.
 fn variants() -> BTreeMap<Key, Step> {
     let mut all = BTreeMap::new();
     for op in ops::table() {
@@ -34,8 +34,18 @@ fn variants() -> BTreeMap<Key, Step> {
                 for node in graph.nodes() {
                     let Ok(Kernel::Steps { steps, .. }) = node.op.kernel(&graph.view_of(node)) else { continue };
                     for step in steps {
-                        let overrides = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
-                        all.entry((step.shader.name, overrides)).or_insert(step);
+                        let overrides: Vec<_> = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
+                        for form in Form::ALL {
+                            let key = (step.shader.name, step.shader.text(form), overrides.clone());
+                            all.entry(key).or_insert_with(|| step.clone());
+                            // engines join a Relu to what makes its operand
+                            if step.shader.source.contains("override RELU") {
+                                let mut step = step.clone();
+                                step.overrides.push(("RELU", 1.0));
+                                let bits = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
+                                all.entry((step.shader.name, step.shader.text(form), bits)).or_insert(step);
+                            }
+                        }
                     }
                 }
             }
@@ -44,10 +54,13 @@ fn variants() -> BTreeMap<Key, Step> {
     all
 }
 
-/// The shader of a step with its overrides put in.
-fn module_of(step: &Step) -> (Module, ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(step.shader.source).unwrap();
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
+/// The text of a shader with the overrides of a step put in.
+fn module_of(text: &str, step: &Step) -> (Module, ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(text).unwrap();
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    let info = validator.validate(&module).unwrap();
     let constants = step.overrides.iter().map(|&(name, v)| (name.to_owned(), v)).collect();
     let stage = Some((ShaderStage::Compute, ENTRY));
     let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, stage, &constants).unwrap();
@@ -163,8 +176,8 @@ fn shaders_translate() {
     let folder = tempfile::tempdir().unwrap();
     let (mut failures, mut binaries, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     let all = variants();
-    for (i, ((name, overrides), step)) in all.iter().enumerate() {
-        let (module, info) = module_of(step);
+    for (i, ((name, text, overrides), step)) in all.iter().enumerate() {
+        let (module, info) = module_of(text, step);
         let values: Vec<_> = overrides.iter().map(|&(name, v)| (name, f64::from_bits(v))).collect();
         let mut failed = |language: &str, e: String| failures.push(format!("{name} {values:?} in {language}: {e}"));
         match to_spirv(&module, &info) {

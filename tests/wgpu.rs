@@ -3,9 +3,10 @@
 mod common;
 
 use common::{difference, run};
-use onnx_unlearn::engine::wgpu::{Options, WgpuEngine};
+use onnx_unlearn::engine::wgpu::{Kernels, Options, WgpuEngine};
 use onnx_unlearn::engine::{Engine, Session, Tensor, cpu::Cpu};
 use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
+use onnx_unlearn::ops::Form;
 use onnx_unlearn::tensor::{Array, DType, TensorType};
 use onnx_unlearn::{Kind, Result};
 use rand::{RngExt, SeedableRng};
@@ -258,6 +259,73 @@ fn a_tensor_beyond_the_limit_names_its_node() {
     assert!(e.kind() == Kind::Engine && e.to_string().contains("huge") && e.to_string().contains("batch"), "{e}");
 }
 
+/// Names of the shaders that a graph runs, in order.
+fn shaders_of(engine: &WgpuEngine, g: &Graph) -> Vec<&'static str> {
+    let feeds: Vec<Tensor> = g.inputs.iter().map(|&id| Array::full(g.shape(id), 0.5f32).into()).collect();
+    engine.time(g, &feeds).unwrap().iter().map(|t| t.shader).collect()
+}
+
+#[test]
+fn a_relu_is_done_where_its_operand_is_made() {
+    let Some(engine) = common::wgpu() else { return };
+    let mut g = Graph::new(0);
+    let x = input(&mut g, "x", &[2, 4, 6, 6]);
+    let wave = |shape: &[usize]| {
+        let v: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin()).collect();
+        array(shape, &v)
+    };
+    let (w, v) = (g.weight("w", wave(&[8, 4, 3, 3])), g.weight("v", wave(&[8, 1, 3, 3])));
+    let conv = g.push("Conv", &[x, w], Attrs::new().with("pads", vec![1, 1, 1, 1])).unwrap();
+    let first = g.push("Relu", &[conv], Attrs::new()).unwrap();
+    let depthwise = Attrs::new().with("pads", vec![1, 1, 1, 1]).with("group", 8);
+    let second = g.push("Conv", &[first, v], depthwise).unwrap();
+    let second = g.push("Relu", &[second], Attrs::new()).unwrap();
+    let sum = g.push("Sub", &[first, second], Attrs::new()).unwrap();
+    let third = g.push("Relu", &[sum], Attrs::new()).unwrap();
+    g.outputs = vec![third];
+    let feed = wave(&[2, 4, 6, 6]);
+    let check = |g: &Graph, relus: usize| {
+        let (got, want) =
+            (run(&engine, g, std::slice::from_ref(&feed)).unwrap(), run(&Cpu, g, std::slice::from_ref(&feed)).unwrap());
+        got.iter().zip(&want).for_each(|(got, want)| assert!(difference(got, want) < 1e-5));
+        assert_eq!(shaders_of(&engine, g).iter().filter(|s| **s == "unary").count(), relus);
+    };
+    check(&g, 0);
+    // what else reads the operand has to find it as it was
+    g.outputs = vec![third, sum];
+    check(&g, 1);
+    // the gradient asks of the Relu itself which elements pass
+    let zero = g.constant(array(&[], &[0.0]));
+    let mask = g.push("Greater", &[sum, zero], Attrs::new()).unwrap();
+    let passed = g.push("Where", &[mask, x, zero], Attrs::new());
+    assert!(passed.is_err(), "the shapes differ");
+    let passed = g.push("Where", &[mask, second, zero], Attrs::new()).unwrap();
+    g.outputs = vec![third, passed];
+    check(&g, 0);
+}
+
+#[test]
+fn kernels_are_as_they_are_asked_for() {
+    let names = [
+        ("auto", Kernels::Auto),
+        ("Direct", Kernels::Direct),
+        ("subgroups", Kernels::Subgroups),
+        (" tiled", Kernels::Tiled),
+    ];
+    for (name, kernels) in names {
+        assert_eq!(Kernels::parse(name).unwrap(), kernels);
+    }
+    assert!(error(Kernels::parse("fast")).to_string().contains("'fast'"));
+    for (kernels, form) in [(Kernels::Direct, Form::Direct), (Kernels::Tiled, Form::Tiled)] {
+        let Some(engine) = common::wgpu_in(kernels) else { return };
+        assert_eq!(engine.form(), form);
+    }
+    let Some(engine) = common::wgpu() else { return };
+    if std::env::var_os("ONNX_UNLEARN_KERNELS").is_none() {
+        assert_eq!(engine.form() == Form::Tiled, !engine.is_software());
+    }
+}
+
 #[test]
 fn wrong_feeds_are_refused() {
     let Some(engine) = common::wgpu() else { return };
@@ -319,6 +387,7 @@ fn a_missing_adapter_is_explained() {
             allow_software: true,
             adapter_name: name.map(str::to_owned),
             backend: backend.map(str::to_owned),
+            ..Options::default()
         }))
     };
     let e = open(Some("Abacus 3000"), None);

@@ -3,6 +3,7 @@
 use super::Context;
 use crate::classifier::{Classifier, ClassifierOptions};
 use crate::engine::choose::{Choice, Chosen, choose};
+use crate::engine::wgpu::Kernels;
 use crate::error::{Error, Result};
 pub(super) use crate::files::same_file;
 use crate::inputs::{self, Labelled, Scaling, Source, Split};
@@ -105,6 +106,35 @@ pub(super) struct EngineArgs {
     /// The ONNX Runtime library, for '--engine ort' and 'auto'.
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    /// How the shaders of '--engine wgpu' multiply.
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    kernels: KernelsName,
+}
+
+/// How shaders multiply, on the command line.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum KernelsName {
+    /// As suits the adapter: tiled on a GPU, else subgroups if the adapter has fitting ones, else direct
+    #[default]
+    Auto,
+    /// Straight from memory, without anything shared; runs everywhere
+    Direct,
+    /// The same, but neighbours tell each other what they loaded
+    Subgroups,
+    /// Through workgroup memory; runs everywhere
+    Tiled,
+}
+
+impl KernelsName {
+    /// The engine's word for it.
+    pub(super) fn kernels(self) -> Kernels {
+        match self {
+            Self::Auto => Kernels::Auto,
+            Self::Direct => Kernels::Direct,
+            Self::Subgroups => Kernels::Subgroups,
+            Self::Tiled => Kernels::Tiled,
+        }
+    }
 }
 
 impl EngineArgs {
@@ -119,7 +149,7 @@ impl EngineArgs {
             EngineName::Ort => Choice::Ort,
             EngineName::Cpu => Choice::Cpu,
         };
-        choose(choice, self.ort_library.clone())
+        choose(choice, self.ort_library.clone(), self.kernels.kernels())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::forget::{Rule, rewrite};
 use crate::graph::{Graph, Source};
 use crate::inputs::Labelled;
 use crate::onnx::{Model, Storage};
+use crate::ops::Form;
 use crate::report::format;
 use crate::tensor::{Array, TensorType};
 use clap::ValueEnum;
@@ -63,6 +64,28 @@ pub(super) struct Args {
     seed: u64,
     #[command(flatten)]
     scaling: ScaleArgs,
+    /// How the shaders multiply.
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    kernels: Kernels,
+}
+
+/// Forms that stay within WebGPU's default limits.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Kernels {
+    /// Through workgroup memory, for GPUs
+    #[default]
+    Tiled,
+    /// Straight from memory, for adapters that compute on a CPU
+    Direct,
+}
+
+impl Kernels {
+    fn form(self) -> Form {
+        match self {
+            Self::Tiled => Form::Tiled,
+            Self::Direct => Form::Direct,
+        }
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -158,7 +181,7 @@ impl Args {
             classifier: &classifier,
             batch: self.batch.unwrap_or(many),
             has_weights: self.purpose != Purpose::Forget,
-            bundle: Bundle::default(),
+            bundle: Bundle::new(self.kernels.form()),
             plans: Vec::new(),
         };
         let one_by_one = writer.write(self.purpose, samples.as_ref()).map_err(|e| named(e, &self.model.model))?;

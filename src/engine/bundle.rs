@@ -8,7 +8,7 @@ use super::program::{Limits, Place, Program};
 use super::words;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::ops::{Bind, Shader, Step};
+use crate::ops::{Bind, Form, Shader, Step};
 use crate::tensor::{Array, TensorType};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -127,6 +127,8 @@ struct Plan {
 /// Several graphs and their data.
 #[derive(Serialize)]
 pub struct Bundle {
+    #[serde(skip)]
+    form: Form,
     format: &'static str,
     data_bytes: u64,
     shaders: Vec<ShaderText>,
@@ -147,7 +149,16 @@ pub struct Bundle {
 
 impl Default for Bundle {
     fn default() -> Self {
+        Self::new(Form::Tiled)
+    }
+}
+
+impl Bundle {
+    /// An empty one, whose shaders are written in this form. Subgroups are no part of WebGPU's defaults: what asks for
+    /// them gets the direct form.
+    pub fn new(form: Form) -> Self {
         Self {
+            form: if form == Form::Subgroups { Form::Direct } else { form },
             format: FORMAT,
             data_bytes: 0,
             shaders: Vec::new(),
@@ -160,9 +171,7 @@ impl Default for Bundle {
             pipeline_of: HashMap::new(),
         }
     }
-}
 
-impl Bundle {
     /// Adds a graph. `roles` and `data` are asked about each of its inputs; `outputs` names its outputs.
     ///
     /// # Errors
@@ -259,7 +268,7 @@ impl Bundle {
 
     fn shader(&mut self, shader: Shader) -> usize {
         *self.shader_of.entry(shader.name).or_insert_with(|| {
-            self.shaders.push(ShaderText { name: shader.name, wgsl: shader.source });
+            self.shaders.push(ShaderText { name: shader.name, wgsl: shader.text(self.form) });
             self.shaders.len() - 1
         })
     }

@@ -26,12 +26,14 @@ pub struct Chosen {
     pub why: String,
 }
 
-/// Opens the engine that is asked for. `library` is where ONNX Runtime lies, if the user says so.
+/// Opens the engine that is asked for. `library` is where ONNX Runtime lies, if the user says so, and
+/// `kernels` how a GPU multiplies.
 ///
 /// # Errors
 /// When an engine that was asked for by name cannot be had; `Auto` always ends with the embedded engine.
-pub fn choose(choice: Choice, library: Option<PathBuf>) -> Result<Chosen> {
-    let gpu = |allow_software| wgpu::WgpuEngine::new(&wgpu::Options { allow_software, ..wgpu::Options::default() });
+pub fn choose(choice: Choice, library: Option<PathBuf>, kernels: wgpu::Kernels) -> Result<Chosen> {
+    let options = wgpu::Options { kernels, ..wgpu::Options::default() };
+    let gpu = |allow_software| wgpu::WgpuEngine::new(&wgpu::Options { allow_software, ..options.clone() });
     let named = |engine: Box<dyn Engine>| Chosen { engine, why: "asked for by name".to_owned() };
     match choice {
         Choice::Cpu => Ok(named(Box::new(Cpu))),

@@ -38,6 +38,14 @@ struct CpuSession {
 
 impl Session for CpuSession {
     fn run(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
+        let session = &*self;
+        // a thread of the pool goes on by itself where another one would have to hand over every op and wait for it
+        rayon::scope(|_| session.compute(feeds))
+    }
+}
+
+impl CpuSession {
+    fn compute(&self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
         let g = &self.graph;
         let mut values: Vec<Option<Array>> = g
             .values()

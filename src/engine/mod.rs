@@ -4,6 +4,7 @@ pub mod bundle;
 pub mod choose;
 pub mod cpu;
 pub mod fit;
+mod fuse;
 pub mod ort;
 mod ort_library;
 pub(crate) mod plan;

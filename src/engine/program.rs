@@ -2,7 +2,7 @@
 //! [`wgpu`](super::wgpu) engine runs it, and a [`Bundle`](super::bundle::Bundle) writes it out.
 
 use super::plan::{self, Job, Slots};
-use super::words;
+use super::{fuse, words};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Source, ValueId, passes};
 use crate::ops::{Bind, Kernel, Step};
@@ -158,11 +158,13 @@ impl Program {
     pub(crate) fn new(graph: &Graph, limits: &Limits) -> Result<Self> {
         let mut graph = graph.clone();
         passes::prune(&mut graph);
-        let kernels = graph
+        fuse::conditions(&mut graph);
+        let mut kernels = graph
             .nodes()
             .iter()
             .map(|n| n.op.kernel(&graph.view_of(n)).map_err(|e| e.at(label(n))))
             .collect::<Result<Vec<Kernel>>>()?;
+        fuse::relus(&graph, &mut kernels);
         let view: Vec<bool> = kernels.iter().map(|k| matches!(k, Kernel::Alias)).collect();
         let root = plan::roots(&graph, &view);
         let jobs = jobs(limits, &graph, &kernels, &root)?;

@@ -23,7 +23,7 @@ pub use sums::{ClassSums, Row};
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::{Attrs, Batch, Graph};
+use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::inputs::Labelled;
 use crate::tensor::{Array, DType, TensorType};
 use fit::{Built, Task};
@@ -155,7 +155,7 @@ pub fn estimate_members(
 }
 
 /// A prepared gradient graph that sums squared per-sample gradients of as many samples as it is shown.
-struct SquareSums<'a> {
+pub struct SquareSums<'a> {
     engine: &'a dyn Engine,
     session: Box<dyn Session>,
     graph: Graph,
@@ -169,7 +169,11 @@ struct SquareSums<'a> {
 }
 
 impl<'a> SquareSums<'a> {
-    fn new(
+    /// Prepares `sets` sums over at most `samples` samples.
+    ///
+    /// # Errors
+    /// When an op has no derivative, or the engine lacks something.
+    pub fn new(
         classifier: &Classifier,
         engine: &'a dyn Engine,
         weights: &Weights,
@@ -191,7 +195,12 @@ impl<'a> SquareSums<'a> {
         &self.types
     }
 
-    fn run(&mut self, data: &Labelled, sets: &[Vec<f64>], progress: &mut dyn FnMut(usize)) -> Result<Vec<Tensor>> {
+    /// One tensor `[sets, …shape]` per weight: `Σ_n u[s][n] (∂ℓ_n/∂w)²` over these samples. `progress` is told how many
+    /// are done.
+    ///
+    /// # Errors
+    /// When the samples do not fit the model, or the engine fails.
+    pub fn run(&mut self, data: &Labelled, sets: &[Vec<f64>], progress: &mut dyn FnMut(usize)) -> Result<Vec<Tensor>> {
         let batch = self.graph.batch;
         let mut sums = if self.engine.on_device() { self.zeros()? } else { Vec::new() };
         for from in (0..data.len()).step_by(batch) {

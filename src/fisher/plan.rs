@@ -5,7 +5,7 @@
 //! are added in a binary tree over the chunks of a class whose shape their number decides, so that every addition has
 //! the same two operands in whichever order the parts of the work are done or joined.
 
-use super::{MAX_BATCH, MAX_CLASS_ELEMENTS};
+use super::MAX_CLASS_ELEMENTS;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -141,7 +141,7 @@ impl Plan {
         [false, true].map(|several| {
             let blocks = self.blocks.iter().filter(|b| (b.len() > 1) == several);
             let size = |b: &Vec<Chunk>| (b.len(), b.iter().map(|c| c.positions.len()).sum::<usize>());
-            blocks.map(size).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1))).map(|(sets, n)| (sets, n.min(MAX_BATCH)))
+            blocks.map(size).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))
         })
     }
 

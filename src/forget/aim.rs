@@ -45,6 +45,28 @@ impl Aim {
         }
         Ok(Self { is_forgotten, classes: request.classes.clone() })
     }
+    /// One stage of this: inputs of `classes` alone are to be forgotten, and every class of the whole would be an answer to
+    /// them. Inputs of the other classes to forget take no part: nobody has to keep them.
+    ///
+    /// # Errors
+    /// When a position lies past the last input.
+    pub(super) fn stage(&self, data: &Labelled, classes: &[usize]) -> Result<(Self, Labelled)> {
+        let takes_part = |y: &usize| classes.contains(y) || !self.classes.contains(y);
+        let positions: Vec<usize> = (0..data.len()).filter(|&i| takes_part(&data.y[i])).collect();
+        let data = data.select(&positions)?;
+        Ok((self.on(&data), data))
+    }
+    /// The same classes to forget among other inputs; none of these is a sample to forget.
+    pub(super) fn on(&self, data: &Labelled) -> Self {
+        let is_forgotten = data.y.iter().map(|y| self.classes.contains(y)).collect();
+        Self { is_forgotten, classes: self.classes.clone() }
+    }
+    /// The same where further samples follow these inputs.
+    pub(super) fn on_all(&self, data: &Labelled) -> Self {
+        let mut all = self.on(data);
+        all.is_forgotten[..self.is_forgotten.len()].copy_from_slice(&self.is_forgotten);
+        all
+    }
     /// True when this input is to be forgotten.
     pub fn forgets(&self, input: usize) -> bool {
         self.is_forgotten[input]

@@ -38,6 +38,14 @@ impl Answers {
         }
         out
     }
+    /// The answers to the first `n` samples.
+    #[must_use]
+    pub fn first(mut self, n: usize) -> Self {
+        let elements = n * self.classes;
+        self.logits.truncate(elements);
+        self.old_head.iter_mut().for_each(|z| z.truncate(elements));
+        self
+    }
     /// False when a logit is NaN or infinite.
     pub fn is_finite(&self) -> bool {
         self.logits.iter().chain(self.old_head.iter().flatten()).all(|v| v.is_finite())

@@ -5,8 +5,13 @@
 //! `P_i = (f_F,i / (f_F,i + f_R,i))^4 · 1 / (f_R,i + ε mean_l f_R)`: a natural-gradient step (Amari, *Natural gradient works
 //! efficiently in learning*, 1998) on the diagonal Fisher of the retained classes, taken where the classes to forget
 //! have the greater part of the Fisher. `s` is such that `m` falls by a given amount to first order.
+//!
+//! With guards the direction is `P ∘ (∂m/∂w − Σ_k λ_k G_k)`, where `G_k` is the gradient of the mean log-odds of the retained
+//! class `k`: to first order no retained class changes, as far as [`RIDGE`] allows (the projection of Lopez-Paz and Ranzato,
+//! *Gradient episodic memory for continual learning*, 2017, as an equality and in the metric of `P`).
 
 use super::Aim;
+use super::guard::Guard;
 use super::rewrite::Basis;
 use crate::autodiff::gradient::free_name;
 use crate::autodiff::head::head_weights;
@@ -16,11 +21,23 @@ use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::inputs::Labelled;
-use crate::ops::{Pen, reduce_sum, reshape};
+use crate::ops::{Pen, reshape, transpose};
 use crate::tensor::{Array, DType, TensorType};
 
 /// How much lower the log-odds of the forget inputs are after a step, to first order.
 const STEP: f64 = 1.0;
+
+/// The same where the retained classes are guarded.
+const STEP_GUARDED: f64 = 3.0;
+
+/// Forget inputs of each class to forget that a guarded step is made from.
+const INPUTS_GUARDED: usize = 8;
+
+/// Part of a guard's own size by which the projection falls short.
+const RIDGE: f64 = 0.1;
+
+/// Of a direction's fall at least this part has to be left by the projection, so that a step has a bound.
+const LEAST_LEFT: f64 = 0.02;
 
 /// Part of the mean of an initializer's `f_R` that every one of its weights counts with at least.
 const EPSILON: f64 = 0.1;
@@ -58,19 +75,35 @@ pub struct Ascent<'a> {
     engine: &'a dyn Engine,
     graph: Graph,
     slopes: Box<dyn Session>,
-    step: Box<dyn Session>,
+    products: Box<dyn Session>,
+    combine: Box<dyn Session>,
     weight_ids: Vec<ValueId>,
     names: Vec<String>,
     types: Vec<TensorType>,
     scales: Vec<Tensor>,
-    inputs: Labelled,
-    /// One row per input: 1 for every class that would be an answer to forget.
-    answers: Vec<Vec<f64>>,
+    forget: Toward,
+    guards: Vec<Toward>,
     float: DType,
+    by: f64,
+}
+
+/// Inputs, and the classes whose log-odds a slope is of.
+struct Toward {
+    inputs: Labelled,
+    /// One row per input: 1 for every class that counts as the answer.
+    answers: Vec<Vec<f64>>,
+}
+
+impl Toward {
+    /// The log-odds of an input's own class.
+    fn own(inputs: Labelled, classes: usize) -> Self {
+        let answers = inputs.y.iter().map(|y| (0..classes).map(|c| f64::from(u8::from(c == *y))).collect()).collect();
+        Self { inputs, answers }
+    }
 }
 
 impl<'a> Ascent<'a> {
-    /// Prepares steps of the weights of `basis` in that part.
+    /// Prepares steps of the weights of `basis` in that part; with guards they are longer, and leave those alone.
     ///
     /// # Errors
     /// When the answer depends on none of them, an op has no derivative, or the engine fails.
@@ -81,9 +114,12 @@ impl<'a> Ascent<'a> {
         part: Part,
         data: &Labelled,
         aim: &Aim,
+        guards: Vec<Guard>,
     ) -> Result<Self> {
-        let (inputs, answers) = forget_inputs(data, aim, classifier.classes())?;
-        let bound = classifier.bind(inputs.len().min(MAX_BATCH))?;
+        let most = if guards.is_empty() { MOST_INPUTS } else { INPUTS_GUARDED * aim.classes().len().max(1) };
+        let forget = forget_inputs(data, aim, classifier.classes(), most.min(MOST_INPUTS))?;
+        let together = guards.iter().map(|g| g.inputs.len()).max().unwrap_or(forget.inputs.len());
+        let bound = classifier.bind(together.min(MAX_BATCH))?;
         let mut g = bound.graph;
         let head = classifier.head(&g)?;
         let last: Vec<String> = head_weights(&g, &head).into_iter().map(|id| g.label(id)).collect();
@@ -121,29 +157,57 @@ impl<'a> Ascent<'a> {
         let slopes = engine.prepare(&g)?;
         let own = if part == Part::Head { aim.classes() } else { &[] };
         let scales = scales(engine, &types, f_f, f_r, &Rows { classes: head.classes, own })?;
-        let step = step_graph(&types, float)?;
-        let step = engine.prepare(&step)?;
-        Ok(Self { engine, graph: g, slopes, step, weight_ids, names, types, scales, inputs, answers, float })
+        let by = if guards.is_empty() { STEP } else { STEP_GUARDED };
+        let guards: Vec<Toward> = guards.into_iter().map(|g| Toward::own(g.inputs, head.classes)).collect();
+        let products = engine.prepare(&products(&types, 1 + guards.len())?)?;
+        let combine = engine.prepare(&combination(&types, 1 + guards.len(), float)?)?;
+        let graph = g;
+        Ok(Self {
+            engine,
+            graph,
+            slopes,
+            products,
+            combine,
+            weight_ids,
+            names,
+            types,
+            scales,
+            forget,
+            guards,
+            float,
+            by,
+        })
     }
 
     /// Samples that a step runs forward and back.
     pub fn samples(&self) -> usize {
-        self.inputs.len()
+        self.forget.inputs.len() + self.guards.iter().map(|g| g.inputs.len()).sum::<usize>()
     }
 
-    /// Weights at which the mean log-odds of the forget inputs are lower by 1, to first order.
+    /// Weights at which the mean log-odds of the forget inputs are lower by [`STEP`] or [`STEP_GUARDED`], to first order.
     ///
     /// # Errors
     /// When the engine fails.
     pub fn step(&mut self, weights: &Weights) -> Result<Weights> {
-        let slopes = self.slopes(weights)?;
-        let mut feeds = vec![Tensor::Host(Array::full_float(self.float, &[], STEP))];
-        for ((name, slope), scale) in self.names.iter().zip(slopes).zip(&self.scales) {
-            let w = weights.get(name).cloned();
-            let w = w.ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?;
-            feeds.extend([w, slope, scale.clone()]);
+        let rows = 1 + self.guards.len();
+        let mut slopes = Vec::with_capacity(rows);
+        for i in 0..rows {
+            slopes.push(self.slopes(weights, i)?);
         }
-        let moved = self.step.run(&feeds)?;
+        // of every weight: P, then its slopes
+        let stacks: Vec<Vec<Tensor>> = (0..self.names.len())
+            .map(|k| std::iter::once(&self.scales[k]).chain(slopes.iter().map(|s| &s[k])).cloned().collect())
+            .collect();
+        let products = self.products.run(&stacks.concat())?;
+        let products = products.first().ok_or_else(|| Error::internal("no product of slopes"))?.to_array()?.to_f64();
+        let parts: Vec<f64> = parts(&products, rows).into_iter().map(|c| c * self.by).collect();
+        let mut feeds = vec![Tensor::Host(Array::from_vec(&[1, rows], parts)?.to_float(self.float))];
+        for (name, stack) in self.names.iter().zip(stacks) {
+            let w = weights.get(name).cloned();
+            feeds.push(w.ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?);
+            feeds.extend(stack);
+        }
+        let moved = self.combine.run(&feeds)?;
         let mut all = weights.clone();
         for (name, t) in self.names.iter().zip(moved) {
             if let Some(i) = all.names.iter().position(|n| n == name) {
@@ -153,10 +217,11 @@ impl<'a> Ascent<'a> {
         Ok(all)
     }
 
-    /// `∂m/∂w` of every weight that moves.
-    fn slopes(&mut self, weights: &Weights) -> Result<Vec<Tensor>> {
+    /// `∂m/∂w` of every weight that moves, for the forget inputs (0) or a guard (from 1 on).
+    fn slopes(&mut self, weights: &Weights, which: usize) -> Result<Vec<Tensor>> {
         let batch = self.graph.batch;
-        let n = self.inputs.len();
+        let Toward { inputs, answers } = if which == 0 { &self.forget } else { &self.guards[which - 1] };
+        let n = inputs.len();
         let fixed = weights.feeds(&self.graph, &self.weight_ids)?;
         let mut sums = Vec::with_capacity(self.types.len());
         for ty in &self.types {
@@ -164,14 +229,13 @@ impl<'a> Ascent<'a> {
         }
         for from in (0..n).step_by(batch) {
             let to = (from + batch).min(n);
-            let (model_inputs, _) = batch_feeds(&self.graph, &self.inputs, from, to, batch)?;
+            let (model_inputs, _) = batch_feeds(&self.graph, inputs, from, to, batch)?;
             let mut feeds: Vec<Tensor> = model_inputs.into_iter().map(|(_, a)| Tensor::Host(a)).collect();
             feeds.extend(fixed.iter().cloned());
             // samples that only fill the batch up count nothing
             let u: Vec<f64> = (from..from + batch).map(|i| if i < to { 1.0 / n as f64 } else { 0.0 }).collect();
             feeds.push(Tensor::Host(Array::from_vec(&[batch, 1], u)?.to_float(self.float)));
-            let rows: Vec<f64> =
-                (from..from + batch).flat_map(|i| self.answers[i.min(to - 1)].iter().copied()).collect();
+            let rows: Vec<f64> = (from..from + batch).flat_map(|i| answers[i.min(to - 1)].iter().copied()).collect();
             let classes = rows.len() / batch;
             feeds.push(Tensor::Host(Array::from_vec(&[batch, classes], rows)?.to_float(self.float)));
             feeds.append(&mut sums);
@@ -182,13 +246,13 @@ impl<'a> Ascent<'a> {
 }
 
 /// The inputs to forget, evenly chosen where there are many, and which classes would be an answer to each.
-fn forget_inputs(data: &Labelled, aim: &Aim, classes: usize) -> Result<(Labelled, Vec<Vec<f64>>)> {
+fn forget_inputs(data: &Labelled, aim: &Aim, classes: usize, most: usize) -> Result<Toward> {
     let all: Vec<usize> = (0..data.len()).filter(|&i| aim.forgets(i)).collect();
-    let take = all.len().min(MOST_INPUTS);
+    let take = all.len().min(most);
     let positions: Vec<usize> = (0..take).map(|k| all[k * all.len() / take]).collect();
     let member = |y: &usize| (0..classes).map(|c| f64::from(u8::from(aim.answers(y).contains(&c)))).collect();
     let answers = positions.iter().map(|&i| member(&data.y[i])).collect();
-    Ok((data.select(&positions)?, answers))
+    Ok(Toward { inputs: data.select(&positions)?, answers })
 }
 
 /// `u_n ∂m_n/∂z_n = u_n (softmax_F(z_n) − softmax_R(z_n))` for new inputs `u`, the weights of the samples `[samples, 1]`, and
@@ -280,34 +344,118 @@ fn guarded(p: &mut Pen<'_>, a: ValueId, b: ValueId) -> Result<ValueId> {
     p.choose(is_none, zero, quotient)
 }
 
-/// `w − by / Σ_i P_i g_i² · P ∘ g` for all weights at once.
-fn step_graph(types: &[TensorType], float: DType) -> Result<Graph> {
+/// `Σ_i P_i s_ji s_ki` over all weights, `[rows, rows]`, for the slopes `s`; the inputs are `P` and the slopes of each weight.
+fn products(types: &[TensorType], rows: usize) -> Result<Graph> {
     let mut g = Graph::new(0);
-    let by = g.input("by", TensorType::new(float, []), Batch::None);
-    let mut rows = Vec::new();
     let mut total = None;
     for (k, ty) in types.iter().enumerate() {
-        let [w, slope, scale] =
-            ["w", "slope", "scale"].map(|what| g.input(format!("{what}.{k}"), ty.clone(), Batch::None));
-        let step = g.push("Mul", &[scale, slope], Attrs::new())?;
-        let product = g.push("Mul", &[step, slope], Attrs::new())?;
-        let flat = reshape(&mut g, product, &[ty.len()])?;
-        let sum = reduce_sum(&mut g, flat, &[0], false)?;
+        let scale = g.input(format!("scale.{k}"), ty.clone(), Batch::None);
+        let slopes = stack(&mut g, k, ty, rows)?;
+        let scale = reshape(&mut g, scale, &[1, ty.len()])?;
+        let scaled = g.push("Mul", &[slopes, scale], Attrs::new())?;
+        let turned = transpose(&mut g, slopes, &[1, 0])?;
+        let product = g.push("MatMul", &[scaled, turned], Attrs::new())?;
         total = Some(match total {
-            None => sum,
-            Some(t) => g.push("Add", &[t, sum], Attrs::new())?,
+            None => product,
+            Some(t) => g.push("Add", &[t, product], Attrs::new())?,
         });
-        rows.push((w, step));
     }
-    let total = total.ok_or_else(|| Error::internal("a step of no weight"))?;
-    let (zero, one) = (g.scalar(0.0, float), g.scalar(1.0, float));
-    let flat = g.push("Equal", &[total, zero], Attrs::new())?;
-    let safe = g.push("Where", &[flat, one, total], Attrs::new())?;
-    let s = g.push("Div", &[by, safe], Attrs::new())?;
-    for (w, step) in rows {
-        let d = g.push("Mul", &[step, s], Attrs::new())?;
-        let w = g.push("Sub", &[w, d], Attrs::new())?;
+    g.outputs = vec![total.ok_or_else(|| Error::internal("a step of no weight"))?];
+    Ok(g)
+}
+
+/// `w − P ∘ Σ_j c_j s_j` for every weight; the inputs are `c` `[1, rows]`, then `w`, `P` and the slopes of each weight.
+fn combination(types: &[TensorType], rows: usize, float: DType) -> Result<Graph> {
+    let mut g = Graph::new(0);
+    let c = g.input("parts".to_owned(), TensorType::new(float, [1, rows]), Batch::None);
+    for (k, ty) in types.iter().enumerate() {
+        let [w, scale] = ["w", "scale"].map(|what| g.input(format!("{what}.{k}"), ty.clone(), Batch::None));
+        let slopes = stack(&mut g, k, ty, rows)?;
+        let sum = g.push("MatMul", &[c, slopes], Attrs::new())?;
+        let sum = reshape(&mut g, sum, &ty.shape)?;
+        let step = g.push("Mul", &[scale, sum], Attrs::new())?;
+        let w = g.push("Sub", &[w, step], Attrs::new())?;
         g.outputs.push(w);
     }
     Ok(g)
+}
+
+/// New inputs for the slopes of weight `k`, as `[rows, elements]`.
+fn stack(g: &mut Graph, k: usize, ty: &TensorType, rows: usize) -> Result<ValueId> {
+    let flat: Vec<ValueId> = (0..rows)
+        .map(|j| {
+            let slope = g.input(format!("slope.{k}.{j}"), ty.clone(), Batch::None);
+            reshape(g, slope, &[1, ty.len()])
+        })
+        .collect::<Result<_>>()?;
+    if let [one] = flat[..] {
+        return Ok(one);
+    }
+    g.push("Concat", &flat, Attrs::new().with("axis", 0))
+}
+
+/// `c_j` for a fall of 1: `c_0 ∝ 1` for the forget inputs and `c_k ∝ −λ_k` for the guards, where `(A + ρ diag A) λ = b` of the
+/// products `A` among the guards and `b` of them with the forget inputs. All 0 where there is no slope.
+fn parts(products: &[f64], rows: usize) -> Vec<f64> {
+    let at = |j: usize, k: usize| products[j * rows + k];
+    let guards = rows - 1;
+    let mut matrix: Vec<Vec<f64>> = (0..guards)
+        .map(|j| (0..guards).map(|k| at(j + 1, k + 1) * if j == k { 1.0 + RIDGE } else { 1.0 }).collect())
+        .collect();
+    let b: Vec<f64> = (0..guards).map(|j| at(j + 1, 0)).collect();
+    let lambda = solve(&mut matrix, b.clone());
+    let whole = at(0, 0);
+    let left = whole - lambda.iter().zip(&b).map(|(l, b)| l * b).sum::<f64>();
+    let fall = left.max(LEAST_LEFT * whole);
+    if fall <= 0.0 {
+        return vec![0.0; rows];
+    }
+    std::iter::once(1.0).chain(lambda.into_iter().map(|l| -l)).map(|c| c / fall).collect()
+}
+
+/// `x` of `A x = b` for a positive definite `A`, by elimination; 0 where a row says nothing.
+fn solve(a: &mut [Vec<f64>], mut b: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    let least: Vec<f64> = (0..n).map(|i| 1e-12 * a[i][i]).collect();
+    for i in 0..n {
+        for j in i + 1..n {
+            let factor = if a[i][i] > least[i] { a[j][i] / a[i][i] } else { 0.0 };
+            let above = a[i].clone();
+            a[j].iter_mut().zip(above).for_each(|(v, u)| *v -= factor * u);
+            b[j] -= factor * b[i];
+        }
+    }
+    for i in (0..n).rev() {
+        let known: f64 = (i + 1..n).map(|k| a[i][k] * b[k]).sum();
+        b[i] = if a[i][i] > least[i] { (b[i] - known) / a[i][i] } else { 0.0 };
+    }
+    b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guarded_steps_leave_guards_alone() {
+        // slopes (1, 1, 0), (0, 1, 0) and (0, 0, 0), P = 1: the part along the second goes, but for the ridge
+        let c = parts(&[2.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], 3);
+        let left = 1.0 - 1.0 / (1.0 + RIDGE);
+        let fall = 1.0 + left;
+        for (got, want) in c.iter().zip([1.0 / fall, -1.0 / (1.0 + RIDGE) / fall, 0.0]) {
+            assert!((got - want).abs() < 1e-12, "{c:?}");
+        }
+        assert_eq!(parts(&[4.0], 1), [0.25]);
+        assert_eq!(parts(&[0.0], 1), [0.0]);
+        // a guard that is the forget inputs themselves leaves next to nothing: the step has a bound
+        let c = parts(&[1.0, 1.0, 1.0, 1.0], 2);
+        assert!((c[0] - (1.0 + RIDGE) / RIDGE).abs() < 1e-9, "{c:?}");
+    }
+
+    #[test]
+    fn elimination_solves() {
+        let mut a = vec![vec![4.0, 2.0, 0.0], vec![2.0, 3.0, 0.0], vec![0.0, 0.0, 0.0]];
+        let x = solve(&mut a, vec![8.0, 8.0, 1.0]);
+        assert!((x[0] - 1.0).abs() < 1e-12 && (x[1] - 2.0).abs() < 1e-12 && x[2] == 0.0);
+    }
 }

@@ -28,6 +28,9 @@ pub(super) fn doubts(start: &Candidate, end: &Candidate, made: bool, reached: f6
         let (after, before) = (percent(end.retained_answered), percent(start.retained_answered));
         all.push(format!("{after} of the retained inputs are answered rightly, {before} before"));
     }
+    if let Some((now, was)) = end.calibration.as_ref().zip(start.calibration.as_ref()) {
+        all.extend(now.doubts(was));
+    }
     all
 }
 
@@ -45,6 +48,7 @@ mod tests {
             retained_probability: retained,
             retained_loss: 0.0,
             finite: true,
+            calibration: None,
         }
     }
 

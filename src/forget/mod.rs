@@ -3,12 +3,17 @@
 mod aim;
 pub mod answers;
 pub mod ascent;
+pub mod calibration;
 mod doubt;
 mod fishers;
+pub mod groups;
+mod guard;
+mod last;
 pub mod rewrite;
 pub mod rules;
 mod scope;
 pub mod search;
+mod trials;
 mod walk;
 
 use crate::classifier::{Classifier, Weights};
@@ -20,11 +25,15 @@ use crate::onnx::Storage;
 use crate::tensor::Array;
 pub use aim::Aim;
 use answers::{Answerer, Answers};
+use calibration::{Calibration, Seen};
+pub use groups::Strategy;
+use groups::{Grouping, Step};
 pub use rules::{Rule, Strength};
 pub use scope::Scope;
+use search::Candidate;
 pub use search::Depth;
-use search::{Candidate, Trials};
 use std::sync::Arc;
+use trials::{Guide, Trials};
 
 /// What is to be forgotten, and how.
 #[derive(Clone, Debug)]
@@ -35,15 +44,24 @@ pub struct Request {
     pub positions: Vec<usize>,
     /// How strength is found.
     pub method: Method,
+    /// How several classes are forgotten.
+    pub strategy: Strategy,
     /// How deep a search goes.
     pub depth: Depth,
     /// Which weights may change.
     pub scope: Scope,
     /// Patterns of weights that may not; `*` and `?` stand for characters.
     pub protect: Vec<String>,
+    /// Real samples that a search listens to beside the inputs.
+    pub calibration: Option<Labelled>,
+    /// The samples are part of the Fisher as well, as if they were inputs.
+    pub calibration_in_fisher: bool,
     /// True when the inputs were made from the model, so that they are not memorised.
     pub made: bool,
-    /// Decides the noise of the rule that adds some.
+    /// Inputs of all classes that were made from the model, beside those that are given: they tell how data fare where the
+    /// given ones may be memorised.
+    pub beside: Option<Labelled>,
+    /// Decides the noise of the rule that adds some, and that of inputs that tell how data fare.
     pub seed: u64,
     /// A Fisher of this model that is kept, as [`load`](crate::fisher::store::load) reads it: no class that it holds is
     /// estimated again. The inputs then serve the search alone; a class of theirs that it lacks is estimated from
@@ -59,10 +77,14 @@ impl Request {
             classes,
             positions: Vec::new(),
             method,
+            strategy: Strategy::default(),
             depth,
             scope,
             protect: Vec::new(),
+            calibration: None,
+            calibration_in_fisher: false,
             made: false,
+            beside: None,
             seed: 0,
             fisher: None,
         }
@@ -89,14 +111,20 @@ pub enum Stage {
 
 /// What a run did.
 pub struct Outcome {
-    /// Rule and strengths that were taken.
+    /// Rule and strengths that were taken; of several ascents all steps together, of other stages the last strength.
     pub strength: Strength,
+    /// Every stage with its own strength; one where all was forgotten at once.
+    pub steps: Vec<Step>,
+    /// Where several classes were forgotten: how, and what else was tried.
+    pub grouping: Option<Grouping>,
     /// All candidates that were tried, in order.
     pub tried: Vec<Candidate>,
     /// Answers to the labelled inputs before.
     pub before: Answers,
     /// Answers to the labelled inputs after.
     pub after: Answers,
+    /// Answers to the calibration samples before and after, where there are some.
+    pub calibration: Option<[Seen; 2]>,
     /// Change of every weight.
     pub changes: Vec<Change>,
     /// The new elements of every weight that changed.
@@ -113,6 +141,8 @@ pub struct Outcome {
     pub head: Vec<String>,
     /// Reasons to doubt that what the inputs say holds for data.
     pub doubts: Vec<String>,
+    /// `A_R + E_F` on the inputs less 1, and probabilities to tell equals apart.
+    pub value: f64,
 }
 
 /// How many samples were run through the model.
@@ -124,6 +154,14 @@ pub struct Passes {
     pub search: usize,
     /// Forward and back, for the steps of an ascent.
     pub steps: usize,
+}
+
+impl std::ops::AddAssign for Passes {
+    fn add_assign(&mut self, other: Self) {
+        self.fisher += other.fisher;
+        self.search += other.search;
+        self.steps += other.steps;
+    }
 }
 
 /// How much a weight changed.
@@ -152,20 +190,111 @@ pub fn forget(
     request: &Request,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<Outcome> {
+    if request.beside.is_some() && request.fisher.is_some() {
+        return Err(Error::invalid("inputs that are made beside others have no part in a Fisher that is kept"));
+    }
+    let given = data.len();
+    let joined = request.beside.as_ref().map(|beside| data.concat(beside)).transpose()?;
+    let guide = guide(data, request);
+    let data = joined.as_ref().unwrap_or(data);
     let aim = Aim::new(request, data, classifier.classes())?;
     let old = Weights::upload(engine, &classifier.bind(1)?)?;
-    let total = data.len();
-    let mut passes = Passes::default();
-    let done = &mut |n| {
-        passes.fisher = n;
-        progress(Stage::Fisher(n, total));
+    let case = Case { classifier, engine, request, old: &old, guide };
+    let found = if aim.classes().len() > 1 {
+        groups::forget(&case, data, &aim, progress)?
+    } else {
+        jointly(&case, data, &aim, progress)?
     };
-    let retained_samples = (0..data.len()).filter(|&i| !aim.forgets(i)).count() as f64;
-    let fishers = fishers::fishers(classifier, engine, &old, data, &aim, request, done)?;
-    let answerer = Answerer::new(classifier, engine, data.len().min(256), true)?;
-    let head = answerer.head.clone();
-    let basis = scope::narrow(fishers.basis, request.scope, &head, &request.protect)?;
-    let mut trials = Trials::new(classifier, engine, answerer, &old, basis, data, &aim);
+    let (before, after) = (found.before.clone().first(given), found.after.clone().first(given));
+    Ok(Outcome { before, after, ..found })
+}
+
+/// So many inputs of a class tell how data fare; fewer may be codes that were learned by heart.
+const TELLING: usize = 8;
+
+/// True when there are so many inputs of every class that they are data, not codes.
+pub fn are_telling(data: &Labelled) -> bool {
+    data.by_class().values().all(|members| members.len() >= TELLING)
+}
+
+/// The first input that tells how data fare.
+fn guide(data: &Labelled, request: &Request) -> Guide {
+    let is_telling = request.made || are_telling(data);
+    let from = if request.beside.is_some() { Some(data.len()) } else { is_telling.then_some(0) };
+    Guide { from, seed: request.seed }
+}
+
+/// What all stages of a run have in common.
+struct Case<'a> {
+    classifier: &'a Classifier,
+    engine: &'a dyn Engine,
+    request: &'a Request,
+    /// The weights as they came.
+    old: &'a Weights,
+    guide: Guide,
+}
+
+/// Where the stages of a run have led so far.
+struct Reached {
+    weights: Weights,
+    strengths: Vec<Strength>,
+    steps: Vec<Step>,
+    tried: Vec<Candidate>,
+    passes: Passes,
+    one_by_one: Option<String>,
+    estimated: Vec<usize>,
+    /// Answers to all that is shown, before and now, where one stage has them.
+    answers: Option<[Answers; 2]>,
+}
+
+impl Reached {
+    fn start(case: &Case<'_>) -> Self {
+        Self {
+            weights: case.old.clone(),
+            strengths: Vec::new(),
+            steps: Vec::new(),
+            tried: Vec::new(),
+            passes: Passes::default(),
+            one_by_one: None,
+            estimated: Vec::new(),
+            answers: None,
+        }
+    }
+
+    /// One strength for all stages.
+    fn strength(&self) -> Result<Strength> {
+        let steps = self.strengths.iter().try_fold((0, 0), |(b, h), s| match s {
+            Strength::Ascent { body, head } => Some((b + body, h + head)),
+            _ => None,
+        });
+        match (steps, self.strengths.last()) {
+            (_, None) => Err(Error::internal("a run without a strength")),
+            (Some((body, head)), _) => Ok(Strength::Ascent { body, head }),
+            (None, Some(last)) => Ok(*last),
+        }
+    }
+}
+
+/// Forgets everything at once.
+fn jointly(case: &Case<'_>, data: &Labelled, aim: &Aim, progress: &mut dyn FnMut(Stage)) -> Result<Outcome> {
+    let Case { classifier, engine, request, old, guide } = *case;
+    let mut reached = Reached::start(case);
+    let calibration = request.calibration.as_ref().map(|c| Calibration::new(data, c, aim)).transpose()?;
+    let joined = calibration.as_ref().filter(|_| request.calibration_in_fisher);
+    let of_all = joined.map(|c| aim.on_all(&c.shown));
+    let (sampled, sampled_aim) = match (joined, &of_all) {
+        (Some(c), Some(all)) => (&c.shown, all),
+        _ => (data, aim),
+    };
+    let total = sampled.len();
+    let fishers = fishers::fishers(case, sampled, sampled_aim, false, &mut |n| {
+        reached.passes.fisher = n;
+        progress(Stage::Fisher(n, total));
+    })?;
+    let shown = calibration.as_ref().map_or(data.len(), |c| c.shown.len());
+    let answerer = Answerer::new(classifier, engine, shown.min(256), true)?;
+    let basis = scope::narrow(fishers.first(), request.scope, &answerer.head, &request.protect)?;
+    let mut trials = Trials::new(classifier, engine, answerer, old, basis, data, aim, guide).calibrated(calibration);
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {
@@ -176,19 +305,58 @@ pub fn forget(
         })?,
     };
     let (weights, after) = trials.at(&strength)?;
-    let after = match as_stored(classifier, engine, &weights)? {
-        Some(stored) => trials.answers(&stored)?,
-        None => after,
+    reached.weights = weights;
+    reached.answers = Some([before, after]);
+    reached.steps = vec![Step::new(aim.classes(), false, &strength)];
+    reached.strengths = vec![strength];
+    reached.tried = tried;
+    (reached.passes.search, reached.passes.steps) = (trials.passes(), trials.stepped());
+    (reached.one_by_one, reached.estimated) = (fishers.one_by_one, fishers.estimated);
+    conclude(case, reached, data, aim)
+}
+
+/// What the inputs say of the weights that were reached, and how they differ from the old ones.
+fn conclude(case: &Case<'_>, mut reached: Reached, data: &Labelled, aim: &Aim) -> Result<Outcome> {
+    let Case { classifier, engine, request, old, .. } = *case;
+    let calibration = request.calibration.as_ref().map(|c| Calibration::new(data, c, aim)).transpose()?;
+    let shown = calibration.as_ref().map_or(data, |c| &c.shown);
+    let mut answerer = Answerer::new(classifier, engine, shown.len().min(256), true)?;
+    let stored = as_stored(classifier, engine, &reached.weights)?;
+    let mut answer = |weights: &Weights| answerer.answer(weights, old, shown, &mut |_| ());
+    let (before, after) = match reached.answers.take() {
+        Some([before, after]) => (before, stored.as_ref().map_or(Ok(after), answer)?),
+        None => (answer(old)?, answer(stored.as_ref().unwrap_or(&reached.weights))?),
     };
-    let after = finite(after)?;
-    let (start, end) = (trials.judge("before", &before), trials.judge("after", &after));
+    let (before, after) = (finite(before)?, finite(after)?);
+    let judge = |what: &str, answers: &Answers| trials::judge(what, answers, data, aim, calibration.as_ref());
+    let (start, end) = (judge("before", &before), judge("after", &after));
+    let retained_samples = (0..data.len()).filter(|&i| !aim.forgets(i)).count() as f64;
     let right =
         start.retained_answered * retained_samples + start.forget_answered * (data.len() as f64 - retained_samples);
     let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
-    let (changes, new) = compare(&old, &weights)?;
-    (passes.search, passes.steps) = (trials.passes(), trials.stepped());
-    let (one_by_one, estimated) = (fishers.one_by_one, fishers.estimated);
-    Ok(Outcome { strength, tried, before, after, changes, new, one_by_one, estimated, passes, aim, head, doubts })
+    let (changes, new) = compare(old, &reached.weights)?;
+    reached.passes.search += answerer.passes;
+    let value = end.value();
+    let calibration = start.calibration.zip(end.calibration).map(|(a, b)| [a, b]);
+    let [before, after] = [before, after].map(|a| a.first(data.len()));
+    Ok(Outcome {
+        strength: reached.strength()?,
+        steps: reached.steps,
+        grouping: None,
+        tried: reached.tried,
+        before,
+        after,
+        calibration,
+        changes,
+        new,
+        one_by_one: reached.one_by_one,
+        estimated: reached.estimated,
+        passes: reached.passes,
+        aim: aim.clone(),
+        head: answerer.head,
+        doubts,
+        value,
+    })
 }
 
 /// Nothing follows from answers that are NaN or infinite, whether the model or the device makes them so.
@@ -218,7 +386,7 @@ pub fn check_range(forgotten: &[usize], classes: usize) -> Result<()> {
 }
 
 /// The weights as the file will hold them; `None` where its types hold everything that was computed.
-fn as_stored(classifier: &Classifier, engine: &dyn Engine, weights: &Weights) -> Result<Option<Weights>> {
+pub(crate) fn as_stored(classifier: &Classifier, engine: &dyn Engine, weights: &Weights) -> Result<Option<Weights>> {
     let model = classifier.model();
     let mut stored = weights.clone();
     let mut is_narrower = false;

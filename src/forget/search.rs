@@ -1,14 +1,10 @@
 //! Finding the strength on the labelled inputs alone.
 
-use super::answers::{Answerer, Answers};
-use super::ascent::{Ascent, Part};
-use super::rewrite::{Basis, Rewriter};
+use super::calibration::Seen;
 use super::rules::{Rule, Strength};
-use super::{Aim, Request, walk};
-use crate::classifier::{Classifier, Weights};
-use crate::engine::Engine;
+use super::trials::Trials;
+use super::{Request, walk};
 use crate::error::{Error, Result};
-use crate::inputs::Labelled;
 
 /// What the inputs say of one strength.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -29,203 +25,21 @@ pub struct Candidate {
     pub retained_loss: f64,
     /// False when a logit was NaN or infinite; then nothing else counts.
     pub finite: bool,
+    /// What calibration samples say, where there are some.
+    pub calibration: Option<Seen>,
 }
 
 impl Candidate {
     /// The forget inputs are unanswered, and the others are answered as well as before, but for a tenth.
     fn is_good(&self, start: &Self) -> bool {
-        self.finite && self.forget_answered == 0.0 && self.retained_answered >= 0.9 * start.retained_answered
+        let real = self.calibration.as_ref().zip(start.calibration.as_ref()).is_none_or(|(now, was)| now.is_good(was));
+        real && self.finite && self.forget_answered == 0.0 && self.retained_answered >= 0.9 * start.retained_answered
     }
     /// `A_R + E_F` on the inputs, and probabilities to tell equals apart.
-    fn value(&self) -> f64 {
+    pub(super) fn value(&self) -> f64 {
         let answers = self.retained_answered - self.forget_answered;
-        answers + 0.01 * (self.retained_probability - self.forget_probability)
-    }
-}
-
-/// Tries strengths on one model, one set of inputs and one choice of classes.
-pub struct Trials<'a> {
-    classifier: &'a Classifier,
-    engine: &'a dyn Engine,
-    answerer: Answerer,
-    old: &'a Weights,
-    basis: Basis,
-    data: &'a Labelled,
-    aim: &'a Aim,
-    rewriters: Vec<(Rule, Rewriter)>,
-    ascents: Vec<(Part, Ascent<'a>)>,
-    stepped: usize,
-    /// Where the last search of an ascent ended, so that its steps need not be taken again.
-    walked: Option<(Strength, Weights, Answers)>,
-}
-
-impl<'a> Trials<'a> {
-    /// Nothing runs yet; sessions are made when a rule is first tried.
-    pub fn new(
-        classifier: &'a Classifier,
-        engine: &'a dyn Engine,
-        answerer: Answerer,
-        old: &'a Weights,
-        basis: Basis,
-        data: &'a Labelled,
-        aim: &'a Aim,
-    ) -> Self {
-        let (rewriters, ascents) = (Vec::new(), Vec::new());
-        Self { classifier, engine, answerer, old, basis, data, aim, rewriters, ascents, stepped: 0, walked: None }
-    }
-
-    /// The weights as they came.
-    pub(super) fn old(&self) -> &'a Weights {
-        self.old
-    }
-
-    /// The labelled inputs.
-    pub(super) fn data(&self) -> &'a Labelled {
-        self.data
-    }
-
-    /// Which of them are to be forgotten.
-    pub(super) fn aim(&self) -> &'a Aim {
-        self.aim
-    }
-
-    /// Samples that were run forward so far.
-    pub fn passes(&self) -> usize {
-        self.answerer.passes
-    }
-
-    /// True when some weight of that part may change.
-    pub(super) fn may_change(&self, part: Part) -> bool {
-        self.basis.names.iter().any(|n| part.holds(n, &self.answerer.head))
-    }
-
-    /// The weights after one more step of the ascent.
-    ///
-    /// # Errors
-    /// When no weight of that part may change, an op has no derivative, or the engine fails.
-    pub(super) fn step(&mut self, part: Part, weights: &Weights) -> Result<Weights> {
-        let i = match self.ascents.iter().position(|(p, _)| *p == part) {
-            Some(i) => i,
-            None => {
-                let ascent = Ascent::new(self.classifier, self.engine, &self.basis, part, self.data, self.aim)?;
-                self.ascents.push((part, ascent));
-                self.ascents.len() - 1
-            }
-        };
-        self.stepped += self.ascents[i].1.samples();
-        self.ascents[i].1.step(weights)
-    }
-
-    /// Keeps what [`Trials::at`] would work out for this strength.
-    pub(super) fn keep(&mut self, strength: Strength, weights: Weights, answers: Answers) {
-        self.walked = Some((strength, weights, answers));
-    }
-
-    /// Samples that were run forward and back for steps of the ascent.
-    pub(super) fn stepped(&self) -> usize {
-        self.stepped
-    }
-
-    /// Answers under the old weights.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub fn before(&mut self) -> Result<Answers> {
-        self.answerer.answer(self.old, self.old, self.data, &mut |_| ())
-    }
-
-    /// What the inputs say of the old weights.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub fn start(&mut self) -> Result<Candidate> {
-        let answers = self.before()?;
-        Ok(self.judge("as it is", &answers))
-    }
-
-    /// What these answers to the inputs say.
-    pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
-        score(strength, answers, &self.data.y, self.aim)
-    }
-
-    /// Weights and answers at a strength.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub fn at(&mut self, strength: &Strength) -> Result<(Weights, Answers)> {
-        if let Some((_, weights, answers)) = self.walked.as_ref().filter(|(s, ..)| s == strength) {
-            return Ok((weights.clone(), answers.clone()));
-        }
-        if let Strength::Ascent { body, head } = *strength {
-            let mut weights = self.old.clone();
-            for part in std::iter::repeat_n(Part::Body, body).chain(std::iter::repeat_n(Part::Head, head)) {
-                weights = self.step(part, &weights)?;
-            }
-            let answers = self.answers(&weights)?;
-            return Ok((weights, answers));
-        }
-        let rule = strength.rule();
-        let i = match self.rewriters.iter().position(|(r, _)| *r == rule) {
-            Some(i) => i,
-            None => {
-                self.rewriters.push((rule, Rewriter::new(self.engine, rule, self.old, &self.basis)?));
-                self.rewriters.len() - 1
-            }
-        };
-        let weights = self.rewriters[i].1.apply(strength)?;
-        let answers = self.answerer.answer(&weights, self.old, self.data, &mut |_| ())?;
-        Ok((weights, answers))
-    }
-
-    /// Answers under given weights.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub fn answers(&mut self, weights: &Weights) -> Result<Answers> {
-        self.answerer.answer(weights, self.old, self.data, &mut |_| ())
-    }
-
-    /// What the inputs say of a strength.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub fn score(&mut self, strength: &Strength) -> Result<Candidate> {
-        let (_, answers) = self.at(strength)?;
-        Ok(score(&strength.to_string(), &answers, &self.data.y, self.aim))
-    }
-}
-
-fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Candidate {
-    let c = answers.classes;
-    let log_p = Answers::log_probabilities(&answers.logits, c);
-    let old = answers.old_head.as_ref().map(|z| Answers::log_probabilities(z, c));
-    let answered = Answers::classes_of(&answers.logits, c);
-    let (mut n_f, mut n_r) = (0.0, 0.0);
-    let (mut hit_f, mut hit_r, mut p_f, mut p_r, mut old_p, mut loss) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
-    for (i, &y) in labels.iter().enumerate() {
-        if aim.forgets(i) {
-            let forgotten = aim.answers(&y);
-            n_f += 1.0;
-            hit_f += f64::from(u8::from(forgotten.contains(&answered[i])));
-            let mass = |log_p: &[f64]| forgotten.iter().map(|k| log_p[i * c + k].exp()).sum::<f64>();
-            p_f += mass(&log_p);
-            old_p += old.as_ref().map_or(0.0, |o| mass(o));
-        } else {
-            n_r += 1.0;
-            hit_r += f64::from(u8::from(answered[i] == y));
-            p_r += log_p[i * c + y].exp();
-            loss -= log_p[i * c + y];
-        }
-    }
-    Candidate {
-        strength: strength.to_owned(),
-        forget_answered: hit_f / n_f,
-        retained_answered: hit_r / n_r,
-        forget_probability: p_f / n_f,
-        old_head_probability: old.is_some().then_some(old_p / n_f),
-        retained_probability: p_r / n_r,
-        retained_loss: loss / n_r,
-        finite: answers.is_finite(),
+        let real = self.calibration.as_ref().map_or(0.0, |c| c.retained_probability - c.forget_probability);
+        answers + real + 0.01 * (self.retained_probability - self.forget_probability)
     }
 }
 
@@ -317,7 +131,7 @@ const LEAST_KEPT: f64 = 0.9;
 /// How deep forgetting has to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Depth {
-    /// As deep as the retained inputs allow at next to no cost; inputs that are given may be memorised, so that they allow
+    /// As deep as the retained inputs allow at next to no cost; few inputs that are given may be memorised, so that they allow
     /// little to the ascent, and nothing to the other rules.
     #[default]
     Auto,
@@ -431,7 +245,8 @@ impl Line<'_, '_> {
     }
     fn lost(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(!c.finite || c.forget_probability <= self.ask.lost * self.start.forget_probability)
+        let real = self.real(&c).is_none_or(|(now, was)| now.has_lost(was));
+        Ok(!c.finite || real && c.forget_probability <= self.ask.lost * self.start.forget_probability)
     }
     fn lost_in_the_body(&mut self, t: f64) -> Result<bool> {
         let c = self.try_at(t)?;
@@ -439,7 +254,12 @@ impl Line<'_, '_> {
     }
     fn keeps(&mut self, t: f64, part: f64) -> Result<bool> {
         let c = self.try_at(t)?;
-        Ok(c.finite && c.retained_probability >= part * self.start.retained_probability)
+        let real = self.real(&c).is_none_or(|(now, was)| now.keeps(was));
+        Ok(c.finite && real && c.retained_probability >= part * self.start.retained_probability)
+    }
+    /// What calibration samples say of a candidate, and said before.
+    fn real<'c>(&'c self, c: &'c Candidate) -> Option<(&'c Seen, &'c Seen)> {
+        c.calibration.as_ref().zip(self.start.calibration.as_ref())
     }
     /// The weakest strength between two at which `test` holds, given that it holds at the stronger.
     fn weakest(&mut self, mut below: f64, mut above: f64, test: fn(&mut Self, f64) -> Result<bool>) -> Result<f64> {

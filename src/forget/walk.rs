@@ -4,7 +4,8 @@
 use super::answers::Answers;
 use super::ascent::Part;
 use super::rules::Strength;
-use super::search::{Candidate, Depth, Trials};
+use super::search::{Candidate, Depth};
+use super::trials::Trials;
 use super::{Aim, Request};
 use crate::classifier::Weights;
 use crate::error::Result;
@@ -13,21 +14,34 @@ use crate::error::Result;
 const MOST_BODY: usize = 24;
 const MOST_HEAD: usize = 36;
 
-/// The body changes while every retained class keeps this part of its probability on inputs that were made from the
-/// model. Found by trying (docs/benchmarks.md).
-const KEPT_MADE: f64 = 0.985;
+/// What has to be kept while the body changes.
+#[derive(Clone, Copy)]
+struct Budget {
+    /// Part of its probability that every retained class keeps.
+    kept: f64,
+    /// Part of their answers' probability that canaries keep.
+    spared: f64,
+}
 
-/// The same on inputs that are given, which may be memorised and then say less of data.
-const KEPT_GIVEN: f64 = 0.999;
-
-/// The same for [`Depth::Body`], which pays for depth.
-const KEPT_DEEP: f64 = 0.95;
+impl Budget {
+    /// For inputs that tell how data fare, and for others, which may be memorised and then say less; with those
+    /// [`Depth::Body`] pays for depth. Found by trying (docs/benchmarks.md).
+    fn of(depth: Depth, is_guided: bool, is_calibrated: bool) -> Self {
+        match (depth, is_guided) {
+            // what codes do not say, the samples do
+            (Depth::Auto | Depth::Head, false) if is_calibrated => Self { kept: 0.985, spared: 0.0 },
+            (_, true) => Self { kept: 0.985, spared: 0.65 },
+            (Depth::Body, false) => Self { kept: 0.95, spared: 0.0 },
+            (_, false) => Self { kept: 0.999, spared: 0.0 },
+        }
+    }
+}
 
 /// The last layer changes while every retained class keeps this part of what it has after the body has changed.
 const KEPT_HEAD: f64 = 0.98;
 
-/// The body has changed enough when the old head gives the forget inputs log-odds as far below nought as they were above,
-/// and this much further.
+/// The body has changed enough when the old head gives the forget inputs log-odds this far below nought, and where nothing
+/// guards the others, as far again as they were above.
 const MARGIN: f64 = 4.0;
 
 /// Takes steps from the weights as they came; the last place that keeps what is to be kept.
@@ -47,26 +61,43 @@ pub(super) fn walk(
     let labels = &trials.data().y;
     let aim = trials.aim();
     let odds = |logits: &[f64]| log_odds(logits, before.classes, labels, aim);
-    let certainty = odds(&before.logits).max(0.0);
-    let kept = match (request.depth, request.made) {
-        (Depth::Body, _) => KEPT_DEEP,
-        (_, true) => KEPT_MADE,
-        (_, false) => KEPT_GIVEN,
-    };
+    // what data were certain of, whatever an earlier stage has made of the inputs
+    let certainty = odds(&trials.originally(&before)?.logits).max(0.0);
+    let deepens = request.depth != Depth::Head && trials.may_change(Part::Body);
+    let canaries = if deepens { trials.canaries()? } else { None };
+    let real = trials.calibration();
+    let budget = Budget::of(request.depth, canaries.is_some(), real.is_some());
+    let below = if canaries.is_some() { MARGIN } else { certainty + MARGIN };
     let mut place = Place { weights: trials.old().clone(), answers: before.clone(), body: 0, head: 0 };
     let body = Walk {
         part: Part::Body,
-        most: if request.depth == Depth::Head { 0 } else { MOST_BODY },
-        enough: &|a| odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -certainty - MARGIN,
-        keeps: &|a| least_kept(&before, a, labels, aim) >= kept,
+        most: if deepens { MOST_BODY } else { 0 },
+        enough: &|a| {
+            odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -below
+                && real.as_ref().is_none_or(|r| r.is_deep(&before, a))
+        },
+        keeps: &|trials, place| {
+            let kept = least_kept(&before, &place.answers, labels, aim) >= budget.kept
+                && real.as_ref().is_none_or(|r| r.allows(&before, &place.answers, request.depth));
+            match &canaries {
+                Some(c) if kept => Ok(trials.spared(c, &place.weights)? >= budget.spared),
+                _ => Ok(kept),
+            }
+        },
     };
     body.go(trials, &mut place, tried, tick)?;
+    trials.settle(&place.weights, &place.answers)?;
     let (start, from) = (place.answers.clone(), odds(&place.answers.logits));
     let head = Walk {
         part: Part::Head,
         most: MOST_HEAD,
-        enough: &|a| odds(&a.logits) <= from - 2.0 * certainty - MARGIN,
-        keeps: &|a| least_kept(&start, a, labels, aim) >= KEPT_HEAD,
+        enough: &|a| {
+            odds(&a.logits) <= from - 2.0 * certainty - MARGIN && real.as_ref().is_none_or(|r| r.is_unanswered(a))
+        },
+        keeps: &|_, place| {
+            Ok(least_kept(&start, &place.answers, labels, aim) >= KEPT_HEAD
+                && real.as_ref().is_none_or(|r| r.allows(&start, &place.answers, request.depth)))
+        },
     };
     head.go(trials, &mut place, tried, tick)?;
     let strength = place.strength();
@@ -94,7 +125,7 @@ struct Walk<'a> {
     part: Part,
     most: usize,
     enough: &'a dyn Fn(&Answers) -> bool,
-    keeps: &'a dyn Fn(&Answers) -> bool,
+    keeps: &'a dyn Fn(&mut Trials, &Place) -> Result<bool>,
 }
 
 impl Walk<'_> {
@@ -114,14 +145,14 @@ impl Walk<'_> {
                 break;
             }
             let weights = trials.step(self.part, &place.weights)?;
-            let answers = trials.answers(&weights)?;
+            let answers = trials.after(self.part, &weights)?;
             let next = match self.part {
                 Part::Body => Place { weights, answers, body: place.body + 1, head: place.head },
                 Part::Head => Place { weights, answers, body: place.body, head: place.head + 1 },
             };
             tried.push(trials.judge(&next.strength().to_string(), &next.answers));
             tick();
-            if !next.answers.is_finite() || !(self.keeps)(&next.answers) {
+            if !next.answers.is_finite() || !(self.keeps)(trials, &next)? {
                 break;
             }
             *place = next;
@@ -131,7 +162,7 @@ impl Walk<'_> {
 }
 
 /// Mean over the forget inputs of `log Σ_{k∈C_F} p_k − log Σ_{k∈C_R} p_k`.
-fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
+pub(super) fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
     for (i, (row, y)) in logits.chunks(classes).zip(labels).enumerate() {
         if !aim.forgets(i) {
@@ -150,7 +181,7 @@ fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 
 }
 
 /// Least over the retained classes of the part that is left of the mean probability of their own class.
-fn least_kept(before: &Answers, now: &Answers, labels: &[usize], aim: &Aim) -> f64 {
+pub(super) fn least_kept(before: &Answers, now: &Answers, labels: &[usize], aim: &Aim) -> f64 {
     let own = |a: &Answers| {
         let log_p = Answers::log_probabilities(&a.logits, a.classes);
         let mut sums = vec![0.0; a.classes];

@@ -175,6 +175,10 @@ impl Graph {
     pub fn values(&self) -> &[Value] {
         &self.values
     }
+    /// The inputs of a node, for an engine that joins nodes in a graph of its own.
+    pub(crate) fn inputs_mut(&mut self, node: usize) -> Option<&mut Vec<Option<ValueId>>> {
+        self.nodes.get_mut(node).map(|n| &mut n.inputs)
+    }
     /// All nodes in execution order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

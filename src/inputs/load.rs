@@ -138,6 +138,17 @@ pub fn are_made(path: &Path) -> Result<bool> {
     }
 }
 
+/// True for an `.npz` file of codes of which one may stand for several classes, as [`npz::save_composite`] writes it.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn are_composite(path: &Path) -> Result<bool> {
+    match find(path, Split::default()) {
+        Ok(Found::Npz(file)) => npz::is_composite(&file),
+        _ => Ok(false),
+    }
+}
+
 /// What lies at a path.
 pub(super) enum Found {
     Npz(PathBuf),

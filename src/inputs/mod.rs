@@ -5,6 +5,7 @@
 //! folders with one folder of images per class.
 
 pub mod codes;
+pub mod compose;
 mod descent;
 pub(crate) mod embedding;
 mod folder;
@@ -17,7 +18,7 @@ mod raw;
 mod source;
 pub mod synthesis;
 
-pub use load::{Expected, Options, Split, are_made, load, sample_shapes, split_of};
+pub use load::{Expected, Options, Split, are_composite, are_made, load, sample_shapes, split_of};
 pub use raw::Scaling;
 pub use source::Source;
 
@@ -94,6 +95,11 @@ impl Labelled {
     fn map(&self, y: Vec<usize>, f: impl Fn(&Array) -> Array) -> Result<Self> {
         self.check_lengths()?;
         Ok(Self { x: f(&self.x), y, extra: self.extra.iter().map(|(k, a)| (k.clone(), f(a))).collect() })
+    }
+    /// Least and greatest element of the first input.
+    pub fn range(&self) -> (f64, f64) {
+        let elements = self.x.to_f64().into_iter();
+        elements.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)))
     }
     /// Positions of the samples of every class that occurs.
     pub fn by_class(&self) -> BTreeMap<usize, Vec<usize>> {

@@ -8,7 +8,7 @@ use crate::memory;
 use crate::tensor::Array;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -188,16 +188,39 @@ pub fn save(path: &Path, inputs: &Labelled) -> Result<()> {
 /// An array of this name says that the inputs were made from the model.
 const MADE: &str = "onnx-unlearn.made";
 
+/// An array of this name says that a code may stand for several classes.
+const COMPOSITE: &str = "onnx-unlearn.composite";
+
 /// Writes labelled inputs as [`save`] does, with a mark that they were made from the model.
 ///
 /// # Errors
 /// As [`save`].
 pub fn save_made(path: &Path, inputs: &Labelled) -> Result<()> {
-    let (y, mark) = (inputs.labels(), Array::ints(&[1]));
+    save_marked(path, inputs, MADE)
+}
+
+/// Writes codes as [`save`] does, with a mark that one may stand for several classes.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_composite(path: &Path, codes: &Labelled) -> Result<()> {
+    save_marked(path, codes, COMPOSITE)
+}
+
+fn save_marked(path: &Path, inputs: &Labelled, mark: &str) -> Result<()> {
+    let (y, one) = (inputs.labels(), Array::ints(&[1]));
     let mut all = vec![("x", &inputs.x), ("y", &y)];
     all.extend(inputs.extra.iter().map(|(k, a)| (k.as_str(), a)));
-    all.push((MADE, &mark));
+    all.push((mark, &one));
     write(path, &all)
+}
+
+/// True when [`save_composite`] wrote the file.
+///
+/// # Errors
+/// As [`keys`].
+pub(super) fn is_composite(path: &Path) -> Result<bool> {
+    Ok(keys(path)?.iter().any(|k| k == COMPOSITE))
 }
 
 /// True when [`save_made`] wrote the file.
@@ -208,22 +231,41 @@ pub(super) fn is_made(path: &Path) -> Result<bool> {
     Ok(keys(path)?.iter().any(|k| k == MADE))
 }
 
+/// The bytes that [`save`] writes.
+///
+/// # Errors
+/// When an extra input is named `x` or `y`.
+pub fn to_bytes(inputs: &Labelled) -> Result<Vec<u8>> {
+    let y = inputs.labels();
+    let mut all = vec![("x", &inputs.x), ("y", &y)];
+    all.extend(inputs.extra.iter().map(|(k, a)| (k.as_str(), a)));
+    check_names(&all)?;
+    let mut bytes = io::Cursor::new(Vec::new());
+    pack(&mut bytes, &all)?;
+    Ok(bytes.into_inner())
+}
+
 /// Writes arrays under their names, uncompressed like `numpy.savez`. Atomic; equal arrays give equal bytes.
 ///
 /// # Errors
 /// When two arrays have one name, or the file cannot be written.
 pub fn write(path: &Path, arrays: &[(&str, &Array)]) -> Result<()> {
-    for (i, (name, _)) in arrays.iter().enumerate() {
-        if arrays[..i].iter().any(|(n, _)| n == name) {
-            return Err(Error::invalid(format!("two arrays named {name:?} cannot be written to one npz file")));
-        }
-    }
+    check_names(arrays)?;
     files::write_atomically(path, |file| {
         pack(file, arrays).map_err(|e| e.at(format!("cannot write {}", path.display())))
     })
 }
 
-fn pack(file: &mut BufWriter<&File>, arrays: &[(&str, &Array)]) -> Result<()> {
+fn check_names(arrays: &[(&str, &Array)]) -> Result<()> {
+    for (i, (name, _)) in arrays.iter().enumerate() {
+        if arrays[..i].iter().any(|(n, _)| n == name) {
+            return Err(Error::invalid(format!("two arrays named {name:?} cannot be written to one npz file")));
+        }
+    }
+    Ok(())
+}
+
+fn pack(file: &mut (impl Write + Seek), arrays: &[(&str, &Array)]) -> Result<()> {
     let io = |e: io::Error| Error::io("npz", &e);
     let bad = |e: zip::result::ZipError| Error::new(crate::Kind::Io, e.to_string());
     let mut zip = ZipWriter::new(file);

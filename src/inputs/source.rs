@@ -98,6 +98,11 @@ impl Source {
         }
     }
 
+    /// The class of every sample.
+    pub fn classes(&self) -> &[usize] {
+        &self.classes
+    }
+
     /// Positions of the samples of every class that occurs.
     pub fn by_class(&self) -> BTreeMap<usize, Vec<usize>> {
         super::by_class(&self.classes)

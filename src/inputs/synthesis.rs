@@ -46,6 +46,13 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For inputs that only tell how data fare, beside others that are given: half the steps.
+    pub fn beside() -> Self {
+        Self { steps: 100, ..Self::default() }
+    }
+}
+
 /// Inputs that were made, and what is to be said of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Synthesised {
@@ -134,9 +141,7 @@ pub fn refine(
     if let Some(name) = from.extra.keys().next() {
         return Err(Error::unsupported(format!("the model has a second input '{name}'; descent is on one input")));
     }
-    let elements = from.x.to_f64();
-    let bounds = elements.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
-    let range = options.range.unwrap_or(bounds);
+    let range = options.range.unwrap_or(from.range());
     check(&Options { range: Some(range), ..*options })?;
     let course = Course { steps: options.steps, rate: options.rate, tau: options.tau, range };
     let mut descent = Descent::new(classifier, engine, from.len().min(MAX_BATCH), &BTreeMap::new())?;

@@ -34,7 +34,7 @@ pub(crate) use files::open as open_mapped;
 pub use import::{ImportOptions, Imported, import, import_stored};
 pub use journal::recover;
 pub use load::Model;
-pub use patch::{PatchOptions, PatchReport, PatchedWeight, patch, patch_to_bytes, stage};
+pub use patch::{NewValues, PatchOptions, PatchReport, PatchedWeight, patch, patch_to_bytes, stage};
 pub use run::Run;
 pub use staged::{Companion, Staged};
 pub use values::tensor_to_array;

@@ -22,14 +22,10 @@ use super::weights::{Place, Storage, Weight};
 use crate::error::{Error, Result};
 use crate::files::Temporary;
 use crate::tensor::{Array, DType};
-use half::{bf16, f16};
+use splice::splice_all;
 use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::io::{Cursor, Seek, SeekFrom, Write};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
-
-/// Elements handled at a time; bounds memory whatever the size of a weight.
-const CHUNK: usize = 1 << 16;
 
 /// What [`patch`] may replace.
 #[derive(Clone, Debug, Default)]
@@ -75,13 +71,34 @@ pub struct PatchedWeight {
     pub bytes: usize,
 }
 
+/// New values for weights, asked for one weight at a time, so that they need not all be in memory.
+pub trait NewValues {
+    /// Indices in [`Model::weights`] of the weights that change, each once.
+    fn indices(&self) -> Vec<usize>;
+    /// The new values of the weight with this index, in its shape.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    fn values(&self, index: usize) -> Result<Array>;
+}
+
+impl<T: AsRef<[(usize, Array)]> + ?Sized> NewValues for T {
+    fn indices(&self) -> Vec<usize> {
+        self.as_ref().iter().map(|(i, _)| *i).collect()
+    }
+    fn values(&self, index: usize) -> Result<Array> {
+        let found = self.as_ref().iter().find(|(i, _)| *i == index);
+        found.map(|(_, a)| a.clone()).ok_or_else(|| Error::internal(format!("no values for weight number {index}")))
+    }
+}
+
 /// Writes the model with new values for some weights, given by their index in [`Model::weights`].
 ///
 /// # Errors
 /// As [`stage`] and [`Staged::commit`].
-pub fn patch(
+pub fn patch<V: NewValues + ?Sized>(
     model: &Model,
-    changes: &[(usize, Array)],
+    changes: &V,
     target: impl AsRef<Path>,
     options: &PatchOptions,
 ) -> Result<PatchReport> {
@@ -100,9 +117,9 @@ pub fn patch(
 /// `Invalid` for values of another shape, values too large for the stored type, weights named twice, and targets
 /// as above; `Unsupported` for weights that are not patchable, overlap another tensor, or lie in a file with
 /// a checksum; `Io` when writing fails. After an error every file is as it was.
-pub fn stage<'m>(
+pub fn stage<'m, V: NewValues + ?Sized>(
     model: &'m Model,
-    changes: &[(usize, Array)],
+    changes: &V,
     target: impl AsRef<Path>,
     options: &PatchOptions,
 ) -> Result<Staged<'m>> {
@@ -125,7 +142,7 @@ pub fn stage<'m>(
             jobs.iter().zip(&mut report.weights).filter(|(j, _)| j.weight.data_file() == output.file).collect();
         let temp = outputs.temporary(output).map_err(|e| unwritable(&output.path, &e))?;
         let edits = if output.file.is_none() { &options.edits[..] } else { &[] };
-        temps.push(write(model.source(output.file)?, edits, output, temp, here)?);
+        temps.push(write(model.source(output.file)?, edits, output, temp, changes, here)?);
     }
     Ok(Staged::new(model, target, outputs, temps, report, options.edits.clone()))
 }
@@ -134,19 +151,16 @@ pub fn stage<'m>(
 ///
 /// # Errors
 /// As [`patch`], and `Invalid` for a weight in a data file.
-pub fn patch_to_bytes(model: &Model, changes: &[(usize, Array)]) -> Result<(Vec<u8>, PatchReport)> {
+pub fn patch_to_bytes<V: NewValues + ?Sized>(model: &Model, changes: &V) -> Result<(Vec<u8>, PatchReport)> {
     let jobs = plan(model, changes)?;
     if let Some(job) = jobs.iter().find(|j| j.weight.data_file().is_some()) {
         return Err(Error::invalid(format!("weight '{}' lies in a data file, not in the model", job.weight.name)));
     }
     let mut report = report_of(&jobs);
     let source = model.source(None)?;
-    let mut bytes = Cursor::new(source.to_vec());
+    let mut bytes = Vec::with_capacity(source.len());
     let mut here: Vec<_> = jobs.iter().zip(&mut report.weights).collect();
-    for (job, done) in &mut here {
-        done.changed = splice(&mut bytes, source, &[], job, model.path())?;
-    }
-    let bytes = bytes.into_inner();
+    splice_all(&mut Cursor::new(&mut bytes), source, &[], changes, &mut here, model.path())?;
     verify(&bytes, source, &[], &here)?;
     Ok((bytes, report))
 }
@@ -161,50 +175,53 @@ fn report_of(jobs: &[Job<'_>]) -> PatchReport {
     report
 }
 
-/// New values for one weight.
+/// One weight that changes.
 struct Job<'a> {
     index: usize,
     weight: &'a Weight,
-    values: Array,
 }
 
-fn plan<'a>(model: &'a Model, changes: &[(usize, Array)]) -> Result<Vec<Job<'a>>> {
-    let mut jobs = Vec::with_capacity(changes.len());
+fn plan<'a, V: NewValues + ?Sized>(model: &'a Model, changes: &V) -> Result<Vec<Job<'a>>> {
+    let indices = changes.indices();
+    let mut jobs = Vec::with_capacity(indices.len());
     let mut seen = BTreeSet::new();
-    for (index, values) in changes {
-        let weight = model.weights().get(*index);
+    for index in indices {
+        let weight = model.weights().get(index);
         let weight = weight.ok_or_else(|| Error::invalid(format!("the model has no weight number {index}")))?;
-        let job = job(*index, weight, values).map_err(|e| e.at(format!("weight '{}'", weight.name)))?;
-        if !seen.insert(*index) {
+        if !weight.is_patchable() {
+            let why = "half-precision elements in int32_data have varying length; save the model with raw_data";
+            return Err(Error::unsupported(why).at(format!("weight '{}'", weight.name)));
+        }
+        if !seen.insert(index) {
             return Err(Error::invalid(format!("weight '{}' is changed twice", weight.name)));
         }
-        jobs.push(job);
+        jobs.push(Job { index, weight });
     }
     check_external(model, &jobs)?;
     Ok(jobs)
 }
 
-fn job<'a>(index: usize, weight: &'a Weight, values: &Array) -> Result<Job<'a>> {
-    if !weight.is_patchable() {
-        let why = "half-precision elements in int32_data have varying length; save the model with raw_data";
-        return Err(Error::unsupported(why));
-    }
-    if values.shape() != weight.shape {
-        return Err(Error::invalid(format!("new values have shape {:?}, not {:?}", values.shape(), weight.shape)));
-    }
-    let values = match (values, weight.storage) {
-        (Array::F32(_), _) | (Array::F64(_), Storage::F64) => values.clone(),
-        (Array::F64(wide), _) => {
-            let narrow = values.to_float(DType::F32);
-            let lost = wide.iter().zip(narrow.slice::<f32>()?).find(|(w, n)| w.is_finite() && !n.is_finite());
-            if let Some((w, _)) = lost {
-                return Err(Error::invalid(format!("the value {w} does not fit {:?}", weight.storage)));
-            }
-            narrow
+impl Job<'_> {
+    /// The new values, as floats that the stored type can be rounded from.
+    fn values<V: NewValues + ?Sized>(&self, changes: &V) -> Result<Array> {
+        let values = changes.values(self.index)?;
+        if values.shape() != self.weight.shape {
+            let shape = &self.weight.shape;
+            return Err(Error::invalid(format!("new values have shape {:?}, not {shape:?}", values.shape())));
         }
-        _ => return Err(Error::invalid(format!("new values are {}, not floats", values.dtype()))),
-    };
-    Ok(Job { index, weight, values })
+        match (&values, self.weight.storage) {
+            (Array::F32(_), _) | (Array::F64(_), Storage::F64) => Ok(values),
+            (Array::F64(wide), storage) => {
+                let narrow = values.to_float(DType::F32);
+                let lost = wide.iter().zip(narrow.slice::<f32>()?).find(|(w, n)| w.is_finite() && !n.is_finite());
+                match lost {
+                    Some((w, _)) => Err(Error::invalid(format!("the value {w} does not fit {storage:?}"))),
+                    None => Ok(narrow),
+                }
+            }
+            _ => Err(Error::invalid(format!("new values are {}, not floats", values.dtype()))),
+        }
+    }
 }
 
 /// Refuses changes that would reach other tensors, or make a checksum in the model wrong.
@@ -246,131 +263,30 @@ fn check_external(model: &Model, jobs: &[Job<'_>]) -> Result<()> {
 }
 
 /// Writes one output file under a temporary name and proves it right.
-fn write(
+fn write<V: NewValues + ?Sized>(
     source: &[u8],
     edits: &[Edit],
     output: &Output,
     mut temp: Temporary,
+    changes: &V,
     mut jobs: Vec<(&Job<'_>, &mut PatchedWeight)>,
 ) -> Result<Temporary> {
     let failed = |e| unwritable(&output.path, &e);
-    if edits.is_empty() {
-        temp.file_mut().write_all(source).map_err(failed)?;
-    } else {
-        temp.file_mut().write_all(&edited(source, edits)?).map_err(failed)?;
-    }
-    for (job, done) in &mut jobs {
-        done.changed = splice(temp.file_mut(), source, edits, job, &output.path)?;
-    }
+    splice_all(temp.file_mut(), source, edits, changes, &mut jobs, &output.path)?;
     if let Some(permissions) = &output.permissions {
         temp.file().set_permissions(permissions.clone()).map_err(failed)?;
     }
     let read_back = |e| Error::io(format!("cannot read back {}", output.path.display()), &e);
-    verify(&files::map(temp.file()).map_err(read_back)?, source, edits, &jobs)?;
-    temp.file().sync_all().map_err(failed)?;
+    let written = files::map(temp.file()).map_err(read_back)?;
+    // the disk is waited for while the copy in memory is read
+    let (proved, flushed) =
+        rayon::join(|| verify(&written, source, edits, &jobs), || temp.file().sync_all().map_err(failed));
+    proved.and(flushed)?;
     Ok(temp)
 }
 
 fn unwritable(path: &Path, cause: &std::io::Error) -> Error {
     Error::io(format!("cannot write {}", path.display()), cause)
-}
-
-/// Writes the new elements of a weight over the old ones; counts those that differ.
-fn splice(file: &mut (impl Write + Seek), source: &[u8], edits: &[Edit], job: &Job<'_>, path: &Path) -> Result<usize> {
-    let (mut changed, mut done, width) = (0_usize, 0_usize, job.weight.storage.width());
-    for run in job.weight.runs() {
-        for first in (0..run.count).step_by(CHUNK) {
-            let part = run.part(first, CHUNK).and_then(|p| Some((p.count, p.span(width)?)));
-            let to = moved(*run, edits).part(first, CHUNK).map(|p| p.start);
-            let piece = part.and_then(|(n, span)| Some((n, to?, source.get(span)?)));
-            let (n, at, old) = piece.ok_or_else(|| Error::internal("a weight leaves its file"))?;
-            let mut bytes = old.to_vec();
-            let more = encode(&mut bytes, run.step, job, done).map_err(|e| e.at(format!("'{}'", job.weight.name)))?;
-            done = done.saturating_add(n);
-            if more == 0 {
-                continue;
-            }
-            changed = changed.saturating_add(more);
-            let seek = SeekFrom::Start(u64::try_from(at).unwrap_or(u64::MAX));
-            file.seek(seek).and_then(|_| file.write_all(&bytes)).map_err(|e| unwritable(path, &e))?;
-        }
-    }
-    Ok(changed)
-}
-
-/// Puts the values from element `first` on into `bytes`; counts the elements whose bytes change.
-fn encode(bytes: &mut [u8], step: usize, job: &Job<'_>, first: usize) -> Result<usize> {
-    let storage = job.weight.storage;
-    if let (Storage::F64, Array::F64(_)) = (storage, &job.values) {
-        let new = job.values.slice::<f64>()?.get(first..).unwrap_or_default();
-        return replace(bytes, step, new, f64::from_le_bytes, f64::to_le_bytes);
-    }
-    let new = job.values.slice::<f32>()?.get(first..).unwrap_or_default();
-    match storage {
-        Storage::F32 => replace(bytes, step, new, f32::from_le_bytes, f32::to_le_bytes),
-        Storage::F16 => {
-            replace(bytes, step, new, |b| f16::from_le_bytes(b).to_f32(), |v| f16::from_f32(v).to_le_bytes())
-        }
-        Storage::Bf16 => {
-            replace(bytes, step, new, |b| bf16::from_le_bytes(b).to_f32(), |v| bf16::from_f32(v).to_le_bytes())
-        }
-        Storage::F64 => replace(bytes, step, new, |b| narrow(f64::from_le_bytes(b)), |v| f64::from(v).to_le_bytes()),
-    }
-}
-
-/// The nearest `f32`.
-#[allow(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounding is the purpose")]
-fn narrow(v: f64) -> f32 {
-    v as f32
-}
-
-/// The two float types, compared by their bits: `-0.0` is not `0.0`, and a NaN equals itself.
-trait Real: Copy + Display {
-    fn same(self, other: Self) -> bool;
-    fn finite(self) -> bool;
-}
-
-impl Real for f32 {
-    fn same(self, other: Self) -> bool {
-        self.to_bits() == other.to_bits()
-    }
-    fn finite(self) -> bool {
-        self.is_finite()
-    }
-}
-
-impl Real for f64 {
-    fn same(self, other: Self) -> bool {
-        self.to_bits() == other.to_bits()
-    }
-    fn finite(self) -> bool {
-        self.is_finite()
-    }
-}
-
-fn replace<const N: usize, V: Real>(
-    bytes: &mut [u8],
-    step: usize,
-    new: &[V],
-    load: impl Fn([u8; N]) -> V,
-    save: impl Fn(V) -> [u8; N],
-) -> Result<usize> {
-    let mut changed = 0_usize;
-    let elements = bytes.chunks_mut(step.max(1)).filter_map(|c| c.first_chunk_mut::<N>());
-    for (old, &value) in elements.zip(new) {
-        if load(*old).same(value) {
-            continue;
-        }
-        let stored = save(value);
-        if value.finite() && !load(stored).finite() {
-            return Err(Error::invalid(format!("the value {value} does not fit its {}-bit type", 8 * N)));
-        }
-        if *old != stored {
-            *old = stored;
-            changed = changed.saturating_add(1);
-        }
-    }
-    Ok(changed)
 }
 
 /// Compares what was written with its source: as many elements differ as were changed, and nothing else.
@@ -432,5 +348,6 @@ fn differing_elements<const N: usize>(old: &[u8], new: &[u8], step: usize) -> Op
     Some(n)
 }
 
+mod splice;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use super::convert::{bits, narrow, signed};
 use super::layout::aligned;
+use super::matmul::flag;
 use super::support::{broadcast, broadcast_strides, given, zip_map};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
@@ -406,13 +407,20 @@ impl Op for Where {
         if shape.len() > 8 {
             return Err(Error::unsupported(format!("rank {} has no kernel", shape.len())));
         }
+        let operands = [n.ty(0)?, n.ty(1)?, n.ty(2)?];
+        let plain = operands.iter().all(|ty| ty.shape == shape || ty.len() == 1);
+        let steps = operands.map(|ty| usize::from(ty.len() != 1));
         Ok(Kernel::one(Step {
             shader: crate::shader!("where"),
-            overrides: Vec::new(),
+            // an engine may hand over the float itself whose sign is the condition
+            overrides: vec![("BROADCAST", flag(!plain)), ("POSITIVE", flag(n.dtype(0)?.is_float()))],
             binds: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
             params: Params::new()
                 .u("n", len)
                 .u("rank", shape.len())
+                .u("c_step", steps[0])
+                .u("a_step", steps[1])
+                .u("b_step", steps[2])
                 .list::<8>("shape", &shape, 1)
                 .list::<8>("c_strides", &broadcast_strides(n.shape(0)?, &shape), 0)
                 .list::<8>("a_strides", &broadcast_strides(n.shape(1)?, &shape), 0)

@@ -3,6 +3,7 @@
 use super::conv::{check_floats, groups, planes};
 use super::correlate::Layout;
 use super::correlate_gpu::Sum;
+use super::squares::lower_product;
 use super::support::{float_type, given};
 use super::window::{Window, kernel_shape, sized};
 use super::{Case, Kernel, NodeView, Op, Spec, Vjp, reshape, transpose};
@@ -136,8 +137,16 @@ fn slice(g: &mut Graph, x: ValueId, starts: &[i64], ends: &[i64], steps: &[i64])
     g.push("Slice", &inputs, Attrs::new())
 }
 
-/// The gradient of every sample: one Slice a tap, joined, times dy.
+/// The gradient of every sample.
 fn lower_apart(g: &mut Graph, x: ValueId, dy: ValueId, l: &Layout) -> Result<ValueId> {
+    let [dy, seen] = lower_factors(g, x, dy, l)?;
+    let dw = g.push("MatMul", &[dy, seen], Attrs::new())?;
+    reshape(g, dw, &[&[l.n], &weights(l)[..]].concat())
+}
+
+/// What that is a product of: dy as `[n, group, M / group, positions]`, and what the taps see as `[n, group, positions,
+/// C / group · taps]`, one Slice a tap, joined.
+fn lower_factors(g: &mut Graph, x: ValueId, dy: ValueId, l: &Layout) -> Result<[ValueId; 2]> {
     let w = &l.window;
     let len = w.positions();
     let mut pads = vec![0; 2 * (2 + w.axes.len())];
@@ -168,8 +177,7 @@ fn lower_apart(g: &mut Graph, x: ValueId, dy: ValueId, l: &Layout) -> Result<Val
     let cols = reshape(g, cols, &[l.n, l.groups, l.c * w.taps(), len])?;
     let cols = transpose(g, cols, &[0, 1, 3, 2])?;
     let dy = reshape(g, dy, &[l.n, l.groups, l.m, len])?;
-    let dw = g.push("MatMul", &[dy, cols], Attrs::new())?;
-    reshape(g, dw, &[&[l.n], &weights(l)[..]].concat())
+    Ok([dy, cols])
 }
 
 /// The gradient summed over the samples: a Conv whose batch is the channels of x, whose channels are the
@@ -261,10 +269,8 @@ impl Op for ConvGradWeightSquared {
         let [Some(x), Some(dy), Some(u)] = *inputs else {
             return Err(Error::internal("ConvGradWeightSquared takes three inputs"));
         };
-        let dw = lower_apart(g, x, dy, &l)?;
-        let square = g.push("Mul", &[dw, dw], Attrs::new())?;
-        let square = reshape(g, square, &[l.n, l.weights()])?;
-        let sum = g.push("MatMul", &[u, square], Attrs::new())?;
+        let [dy, seen] = lower_factors(g, x, dy, &l)?;
+        let sum = lower_product(g, dy, seen, u)?;
         Ok(Some(vec![reshape(g, sum, &[&[sums], &weights(&l)[..]].concat())?]))
     }
 }

@@ -6,8 +6,12 @@
 //! Conv is its derivative by S, ConvTranspose that by L, and the weight gradient that by W.
 
 use super::linalg::{Mat, Real, gemm_rows};
+use super::padded::Padded;
+use super::squared::{self, Extents, Factors};
+use super::tile::Tile;
 use super::window::{Run, Window};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Elements of the buffer that holds the unfolded input: small enough to stay in a core's cache.
 const UNFOLDED: usize = 1 << 17;
@@ -51,7 +55,7 @@ impl Layout {
         self.c * self.window.taps()
     }
     /// Row ranges whose unfolded form fits the buffer.
-    fn pieces(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (row, rows) = self.window.rows();
         let step = (UNFOLDED / (row * self.unfolded()).max(1)).clamp(1, rows.max(1));
         (0..rows).step_by(step).map(move |r| r..(r + step).min(rows))
@@ -61,7 +65,7 @@ impl Layout {
     }
 
     /// `[c · taps, positions of the rows]`: what every tap sees of a group's large planes.
-    fn unfold<T: Real>(&self, large: &[T], rows: std::ops::Range<usize>, cols: &mut Vec<T>) {
+    fn unfold<T: Real>(&self, large: &[T], rows: Range<usize>, cols: &mut Vec<T>) {
         let w = &self.window;
         let (row, step) = (w.rows().0, w.step());
         let (from, len) = (rows.start * row, rows.len() * row);
@@ -221,7 +225,7 @@ impl Layout {
 
     /// Hands out the batch in equal pieces, one a thread, gives each `width` sums to add to, and adds
     /// these up in order.
-    fn gather<T: Real>(&self, width: usize, work: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync) -> Vec<T> {
+    fn gather<T: Real>(&self, width: usize, work: impl Fn(Range<usize>, &mut [T]) + Sync) -> Vec<T> {
         let pieces = rayon::current_num_threads().clamp(1, self.n.max(1));
         let parts: Vec<Vec<T>> = (0..pieces)
             .into_par_iter()
@@ -250,8 +254,25 @@ impl Layout {
         })
     }
 
-    /// `[sums, …W]`: `Σ_n u[s, n] · (weight gradient of n)²`, with one row's gradient at a time in memory.
-    pub(crate) fn squared_weight_gradients<T: Real>(&self, large: &[T], small: &[T], u: &[T], sums: usize) -> Vec<T> {
+    /// `[sums, …W]`: `Σ_n u[s, n] · (weight gradient of n)²`, no gradient of which lies in memory.
+    pub(crate) fn squared_weight_gradients<T: Tile>(&self, large: &[T], small: &[T], u: &[T], sums: usize) -> Vec<T> {
+        let padded = Padded::new(&self.window).filter(|_| self.c > 1 && self.m > 1);
+        let Some(padded) = padded else { return self.squared_one_by_one(large, small, u, sums) };
+        let taps = self.window.taps();
+        let extents = Extents {
+            groups: self.groups,
+            rows: self.m,
+            columns: self.unfolded(),
+            unit: taps * T::size()[1].min(self.c),
+            steps: self.window.positions(),
+            samples: self.n,
+            sums,
+        };
+        squared::sum(extents, u, &Gradients { layout: self, large, small, padded })
+    }
+
+    /// The same with one row's gradient at a time in memory.
+    fn squared_one_by_one<T: Real>(&self, large: &[T], small: &[T], u: &[T], sums: usize) -> Vec<T> {
         let width = self.weights();
         self.gather(sums * width, |range, out| {
             let (mut cols, mut dw) = (Vec::new(), vec![T::ZERO; width]);
@@ -268,5 +289,56 @@ impl Layout {
                 }
             }
         })
+    }
+}
+
+/// What weight gradients are products of: the small planes, and what the taps see of the large ones. Columns of a block of
+/// channels are ordered by tap and then by channel, so that a position's channels are copied in one piece.
+struct Gradients<'a, T> {
+    layout: &'a Layout,
+    large: &'a [T],
+    small: &'a [T],
+    padded: Padded,
+}
+
+impl<T: Real> Factors<T> for Gradients<'_, T> {
+    fn left(&self, n: usize, group: usize, steps: Range<usize>, rows: Range<usize>, out: &mut [T], width: usize) {
+        let (m, len) = (self.layout.m, self.layout.window.positions());
+        let small = &self.small[(n * self.layout.groups + group) * m * len..];
+        for (i, m) in rows.enumerate() {
+            let row = &small[m * len..][steps.clone()];
+            out[i..].iter_mut().step_by(width).zip(row).for_each(|(o, &s)| *o = s);
+        }
+    }
+
+    fn right(&self, n: usize, group: usize, steps: Range<usize>, columns: Range<usize>, out: &mut [T], width: usize) {
+        let (taps, inputs, count) = (self.padded.taps.len(), self.layout.window.inputs(), steps.len());
+        let (first, c) = (columns.start / taps, columns.len() / taps);
+        let planes = &self.large[((n * self.layout.groups + group) * self.layout.c + first) * inputs..][..c * inputs];
+        let mut pixels = vec![T::ZERO; c * self.padded.plane];
+        for (j, plane) in planes.chunks_exact(inputs).enumerate() {
+            self.padded.spread(plane, &mut pixels[j..], c);
+        }
+        let positions = &self.padded.positions[steps];
+        for (tap, far) in self.padded.taps.iter().enumerate() {
+            // the channels of a tap lie in one panel or in several
+            let mut from = 0;
+            while from < c {
+                let (panel, place) = ((tap * c + from) / width, (tap * c + from) % width);
+                let to = c.min(from + width - place);
+                let panel = &mut out[panel * count * width..][..count * width];
+                for (out, position) in panel.chunks_exact_mut(width).zip(positions) {
+                    out[place..place + to - from].copy_from_slice(&pixels[(position + far) * c..][from..to]);
+                }
+                from = to;
+            }
+        }
+    }
+
+    fn place(&self, sums: &[T], row: &mut [T]) {
+        let taps = self.layout.window.taps();
+        for (tap, sums) in sums.chunks_exact(sums.len() / taps).enumerate() {
+            row[tap..].iter_mut().step_by(taps).zip(sums).for_each(|(r, &s)| *r += s);
+        }
     }
 }

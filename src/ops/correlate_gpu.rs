@@ -1,9 +1,11 @@
 //! The sums of [`super::correlate`] as GPU work.
 //!
-//! The register-blocked shaders mask nothing: a first step pads their x where windows reach beyond it.
-//! Blocks are 8 by 8, or 1 by 8 for the few channels of depthwise groups.
+//! The shaders mask nothing: a first step pads their x where windows reach beyond it. Blocks are tiles, or 1 by 8 for
+//! the few channels of depthwise groups.
 
+use super::block::TILE;
 use super::correlate::Layout;
+use super::matmul::{Product, flag};
 use super::support::strides;
 use super::window::{Axis, Window};
 use super::{Bind, Kernel, Params, Step, grid_1d};
@@ -13,8 +15,9 @@ use crate::error::{Error, Result};
 const FEW: usize = 4;
 /// Words of all partial sums.
 const MOST_PARTS: usize = 1 << 24;
-/// Invocations that keep a GPU busy.
+/// Invocations that keep a GPU busy, and workgroups where they make whole tiles.
 const BUSY: usize = 1 << 14;
+const BUSY_GROUPS: usize = 128;
 /// ConvTransposes of strides that leave more remainders than this are not split by them.
 const MOST_REMAINDERS: usize = 16;
 
@@ -165,6 +168,12 @@ impl Padded {
     }
 }
 
+/// Weights 1 times input 0, and perhaps bias 2 along the rows.
+fn product_kernel(product: &Product, bias: bool) -> Result<Kernel> {
+    let c = bias.then_some((Bind::Input(2), [1, 0]));
+    Ok(Kernel::one(product.step([Bind::Input(1), Bind::Input(0)], c, 1.0, 1.0)?))
+}
+
 /// What is summed into what: `c` channels per group for each of `m`, weights with steps of group, m and
 /// c, and the spatial extents of the result.
 struct Target {
@@ -177,6 +186,50 @@ struct Target {
 /// `Σ_i index[i] · stride[i]`
 fn dot(index: [i64; 3], strides: &[usize]) -> i64 {
     index.iter().zip(strides).map(|(i, &s)| i * s as i64).sum()
+}
+
+/// Fills a scratch buffer with the places of all k of these extents in two buffers.
+fn places_step(extents: &[usize; 4], places: [[usize; 4]; 2], to: Bind) -> Step {
+    let k: usize = extents.iter().product();
+    Step {
+        shader: crate::shader!("places"),
+        overrides: Vec::new(),
+        binds: vec![to],
+        params: Params::new()
+            .u("k", k)
+            .u("fours", k.div_ceil(4))
+            .list::<4>("extents", extents, 1)
+            .list::<4>("first", &places[0], 0)
+            .list::<4>("second", &places[1], 0),
+        grid: grid_1d(k.next_multiple_of(4)),
+    }
+}
+
+/// Rows `[groups, m, k]` of weights from their first element and the steps of group and row, one after the other in whole
+/// fours.
+fn pack_step([groups, m, k]: [usize; 3], [first, of_g, of_m]: [usize; 3], places: Bind, to: Bind) -> Step {
+    let fours = k.div_ceil(4);
+    Step {
+        shader: crate::shader!("pack"),
+        overrides: Vec::new(),
+        binds: vec![Bind::Input(1), places, to],
+        params: Params::new()
+            .u("rows", groups * m)
+            .u("m", m)
+            .u("k", k)
+            .u("fours", fours)
+            .u("w_first", first)
+            .u("w_g", of_g)
+            .u("w_m", of_m),
+        grid: grid_1d(groups * m * fours),
+    }
+}
+
+/// Which positions an invocation of the shader for few channels takes: neighbours read neighbouring elements where there
+/// is work for all of them.
+fn lanes(p: Params, positions: usize) -> Params {
+    let (lane, next) = if positions >= 512 { (1, 64) } else { (8, 1) };
+    p.u("lane_step", lane).u("position_step", next)
 }
 
 /// Steps along three axes as words.
@@ -198,6 +251,9 @@ pub(crate) enum Sum {
 impl Layout {
     /// Conv of input 0 with weights 1 and perhaps bias 2.
     pub(crate) fn conv_kernel(&self, bias: bool) -> Result<Kernel> {
+        if let Some(product) = self.pointwise(&[self.groups, self.m, self.c], self.c, bias)? {
+            return product_kernel(&product, bias);
+        }
         let axes = self.window.three()?;
         let lines = [axes.each_ref().map(Line::conv)];
         let x = Padded::new(self.n * self.groups * self.c, axes.map(|a| a.input), &lines)?;
@@ -207,6 +263,10 @@ impl Layout {
 
     /// ConvTranspose of input 0 with weights 1 and perhaps bias 2.
     pub(crate) fn conv_transpose_kernel(&self, bias: bool) -> Result<Kernel> {
+        if let Some(mut product) = self.pointwise(&[self.groups, self.c, self.m], self.m, bias)? {
+            product.a = [1, self.c];
+            return product_kernel(&product, bias);
+        }
         let axes = self.window.three()?;
         let remainders = axes.map(|a| a.stride.min(a.input));
         let count = remainders.iter().fold(1usize, |p, &r| p.saturating_mul(r));
@@ -223,6 +283,18 @@ impl Layout {
         let x = Padded::new(self.n * self.groups * self.m, axes.map(|a| a.output), &lines)?;
         let weight = [self.m * self.c, 1, self.c].map(|d| d * self.window.taps());
         Ok(self.sums(x, &lines, &Target { c: self.m, m: self.c, weight, y: axes.map(|a| a.input) }, bias))
+    }
+
+    /// The product that a window of one element is, of weights of this shape with every sample of so many channels;
+    /// `None` where a sample has too few positions for it, or the bias differs between products.
+    fn pointwise(&self, weights: &[usize; 3], channels: usize, bias: bool) -> Result<Option<Product>> {
+        let one = |a: &Axis| a.kernel == 1 && a.stride == 1 && a.begin == 0 && a.output == a.input;
+        let positions = self.window.positions();
+        let enough = positions.is_multiple_of(4) && (positions >= TILE[1] || self.n == 1);
+        if !enough || (bias && self.groups > 1) || !self.window.axes.iter().all(one) || channels < FEW {
+            return Ok(None);
+        }
+        Product::new(weights, &[self.n, self.groups, channels, positions]).map(Some)
     }
 
     /// ConvTranspose element by element, for strides that most taps miss.
@@ -242,7 +314,7 @@ impl Layout {
             .list::<3>("every", &axes.map(|a| a.stride / gcd(a.stride, a.dilation)), 1);
         Kernel::one(Step {
             shader: crate::shader!("conv_transpose"),
-            overrides: vec![("HAS_BIAS", f64::from(u8::from(bias)))],
+            overrides: vec![("HAS_BIAS", flag(bias))],
             binds: vec![Bind::Input(0), Bind::Input(1), Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)],
             params,
             grid: grid_1d(len),
@@ -258,50 +330,79 @@ impl Layout {
         let w_strides = strides(&kernel);
         let (x_plane, y_plane) = (x.plane(), y.iter().product::<usize>());
         let begin = x.begin.map(|b| b as i64);
-        let m_blocks = if few { m } else { m.div_ceil(8) };
-        let parts = lines.iter().filter(|l| l.iter().all(|a| a.positions > 0)).map(|l| {
+        let m_blocks = if few { m } else { m.div_ceil(TILE[1]) };
+        let mut scratch = x.scratch;
+        let mut all: Vec<Step> = x.step.into_iter().collect();
+        for l in lines.iter().filter(|l| l.iter().all(|a| a.positions > 0)) {
             let positions = self.n * l.iter().map(|a| a.positions).product::<usize>();
-            let blocks = positions.div_ceil(512);
-            // neighbours read neighbouring elements where there is work for all of them
-            let (lane, next) = if positions >= 512 { (1, 64) } else { (8, 1) };
+            let blocks = positions.div_ceil(if few { 512 } else { TILE[0] });
             let first = [0, 1, 2].map(|i| l[i].x_first + begin[i]);
+            let taps = l.map(|a| a.taps);
+            let k = c * taps.iter().product::<usize>();
+            let (x_tap, w_tap) = (steps(l.map(|a| a.x_tap), &x_strides), steps(l.map(|a| a.w_tap), &w_strides));
+            let w_first = word(dot(l.map(|a| a.w_first), &w_strides));
             let params = Params::new()
                 .u("positions", positions)
-                .u("c", c)
+                .u(if few { "c" } else { "k" }, if few { c } else { k })
                 .u("m", m)
                 .u("position_blocks", blocks)
                 .u("m_blocks", m_blocks)
-                .u("blocks", blocks * m_blocks * self.groups)
-                .u("lane_step", lane)
-                .u("position_step", next)
-                .list::<3>("q", &l.map(|a| a.positions), 1)
-                .list::<3>("taps", &l.map(|a| a.taps), 1)
+                .u("blocks", blocks * m_blocks * self.groups);
+            let params = if few { lanes(params, positions) } else { params };
+            let params = params.list::<3>("q", &l.map(|a| a.positions), 1);
+            let params = if few { params.list::<3>("taps", &taps, 1) } else { params };
+            let params = params
                 .u("x_first", word(dot(first, &x_strides)))
                 .u("x_n", self.groups * c * x_plane)
-                .u("x_g", c * x_plane)
-                .u("x_c", x_plane)
-                .list::<3>("x_step", &steps(l.map(|a| a.x_step), &x_strides), 0)
-                .list::<3>("x_tap", &steps(l.map(|a| a.x_tap), &x_strides), 0)
+                .u("x_g", c * x_plane);
+            let params = if few { params.u("x_c", x_plane) } else { params };
+            let params = params.list::<3>("x_step", &steps(l.map(|a| a.x_step), &x_strides), 0);
+            let params = if few { params.list::<3>("x_tap", &x_tap, 0) } else { params };
+            let params = params
                 .u("y_first", word(dot(l.map(|a| a.y_first), &y_strides)))
                 .u("y_n", self.groups * m * y_plane)
                 .u("y_g", m * y_plane)
                 .u("y_m", y_plane)
-                .list::<3>("y_step", &steps(l.map(|a| a.y_step), &y_strides), 0)
-                .u("w_first", word(dot(l.map(|a| a.w_first), &w_strides)))
-                .u("w_g", weight[0])
-                .u("w_m", weight[1])
-                .u("w_c", weight[2])
-                .list::<3>("w_tap", &steps(l.map(|a| a.w_tap), &w_strides), 0);
-            Step {
+                .list::<3>("y_step", &steps(l.map(|a| a.y_step), &y_strides), 0);
+            let mut binds = vec![x.bind];
+            let params = if few {
+                binds.push(Bind::Input(1));
+                params
+                    .u("w_first", w_first)
+                    .u("w_g", weight[0])
+                    .u("w_m", weight[1])
+                    .u("w_c", weight[2])
+                    .list::<3>("w_tap", &w_tap, 0)
+            } else {
+                let places = scratch.len();
+                scratch.push(2 * k.next_multiple_of(4));
+                let of_k = [(x_plane, x_tap), (weight[2], w_tap)].map(|(of_c, [t0, t1, t2])| [of_c, t0, t1, t2]);
+                all.push(places_step(&[c, taps[0], taps[1], taps[2]], of_k, Bind::Scratch(places)));
+                // the shader reads rows of w that lie one after the other and have whole fours
+                let dense =
+                    k % 4 == 0 && weight == [m * k, k, k / c.max(1)] && w_tap == [taps[1] * taps[2], taps[2], 1];
+                let w = if dense {
+                    Bind::Input(1)
+                } else {
+                    let packed = scratch.len();
+                    scratch.push(self.groups * m * k.next_multiple_of(4));
+                    let from = [w_first, weight[0], weight[1]];
+                    all.push(pack_step([self.groups, m, k], from, Bind::Filled(places), Bind::Scratch(packed)));
+                    Bind::Filled(packed)
+                };
+                binds.extend([w, w, Bind::Filled(places)]);
+                params.u("w_m", k.next_multiple_of(4))
+            };
+            binds.extend([Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)]);
+            all.push(Step {
                 shader: if few { crate::shader!("conv_few") } else { crate::shader!("conv") },
-                overrides: vec![("HAS_BIAS", f64::from(u8::from(bias)))],
-                binds: vec![x.bind, Bind::Input(1), Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)],
+                overrides: vec![("HAS_BIAS", flag(bias))],
+                binds,
                 params,
                 grid: grid_of(blocks * m_blocks * self.groups),
-            }
-        });
-        let parts: Vec<Step> = parts.collect();
-        Kernel::Steps { steps: x.step.into_iter().chain(parts).collect(), scratch: x.scratch }
+            });
+        }
+        Kernel::Steps { steps: all, scratch }
     }
 
     /// The weight gradient of inputs 0 (large) and 1 (small), with weights of the samples in input 2 for
@@ -314,13 +415,14 @@ impl Layout {
         let x = Padded::new(self.n * self.groups * self.c, axes.map(|a| a.input), &lines)?;
         let few = self.m < FEW;
         let columns = self.c * self.window.taps();
-        let m_blocks = if few { self.m } else { self.m.div_ceil(8) };
-        let column_blocks = columns.div_ceil(8);
+        let [across, high] = if few { [8, 1] } else { TILE };
+        let (m_blocks, column_blocks) = (self.m.div_ceil(high), columns.div_ceil(across));
         let work = self.groups * m_blocks * column_blocks * sets.div_ceil(2);
-        // samples are spread over invocations until these are many
+        // samples are spread over invocations, or workgroups, until these are many
+        let busy = if few { BUSY } else { BUSY_GROUPS };
         let parts = match sum {
             Sum::Apart => self.n,
-            _ => (BUSY / work.max(1)).min(MOST_PARTS / width.max(1)).clamp(1, self.n.max(1)),
+            _ => (busy / work.max(1)).min(MOST_PARTS / width.max(1)).clamp(1, self.n.max(1)),
         };
         let split = parts > 1 && sum != Sum::Apart;
         let squared = matches!(sum, Sum::Squares(_));
@@ -338,31 +440,42 @@ impl Layout {
             .u("columns", columns)
             .u("taps", self.window.taps())
             .u("m_blocks", m_blocks)
-            .u("column_blocks", column_blocks)
+            .u(if few { "column_blocks" } else { "tap_blocks" }, column_blocks)
             .u("groups", self.groups)
-            .u("invocations", work * parts)
-            .list::<3>("positions", &axes.map(|a| a.output), 1)
+            .u(if few { "invocations" } else { "blocks" }, work * parts);
+        let outputs = axes.map(|a| a.output);
+        let x_step = steps(axes.map(|a| a.stride as i64), &x_strides);
+        let params = if few { params.list::<3>("positions", &outputs, 1) } else { params };
+        let params = params
             .list::<3>("kernel", &axes.map(|a| a.kernel), 1)
             .u("x_n", self.groups * self.c * plane)
             .u("x_g", self.c * plane)
-            .u("x_c", plane)
-            .list::<3>("x_step", &steps(axes.map(|a| a.stride as i64), &x_strides), 0)
+            .u("x_c", plane);
+        let params = if few { params.list::<3>("x_step", &x_step, 0) } else { params };
+        let params = params
             .list::<3>("x_tap", &steps(axes.map(|a| a.dilation as i64), &x_strides), 0)
             .u("dy_n", self.groups * self.m * positions)
             .u("dy_g", self.m * positions)
             .u("dy_m", positions);
         let mut steps: Vec<Step> = x.step.into_iter().collect();
+        let mut overrides = vec![("SQUARED", flag(squared))];
+        let mut binds = vec![x.bind, Bind::Input(1)];
+        if !few {
+            overrides.push(("FOURS", flag(positions % 4 == 0)));
+            let (extents, [q0, q1, q2]) = ([1, outputs[0], outputs[1], outputs[2]], x_step);
+            let dense = [0, outputs[1] * outputs[2], outputs[2], 1];
+            steps.push(places_step(&extents, [[0, q0, q1, q2], dense], Bind::Scratch(scratch.len())));
+            binds.extend([Bind::Input(1), Bind::Filled(scratch.len())]);
+            scratch.push(2 * positions.next_multiple_of(4));
+        }
+        binds.push(Bind::Input(if squared { 2 } else { 1 }));
+        binds.push(if split { target } else { Bind::Output(0) });
         steps.push(Step {
             shader: if few { crate::shader!("conv_grad_few") } else { crate::shader!("conv_grad") },
-            overrides: vec![("SQUARED", f64::from(u8::from(squared)))],
-            binds: vec![
-                x.bind,
-                Bind::Input(1),
-                Bind::Input(if squared { 2 } else { 1 }),
-                if split { target } else { Bind::Output(0) },
-            ],
+            overrides,
+            binds,
             params,
-            grid: grid_1d(work * parts),
+            grid: if few { grid_1d(work * parts) } else { grid_of(work * parts) },
         });
         if split {
             steps.push(Step {

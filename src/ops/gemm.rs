@@ -154,12 +154,11 @@ impl Op for Gemm {
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
         let (at, product) = Self::product(n)?;
-        let (c, has_c, strides) = match n.optional(2) {
-            Some(c) if at.beta != 0.0 => (Bind::Input(2), 1.0, broadcast_strides(&c.shape, &product.shape())),
-            _ => (Bind::Input(0), 0.0, vec![0, 0]),
-        };
-        let binds = vec![Bind::Input(0), Bind::Input(1), c, Bind::Output(0)];
-        Ok(Kernel::one(product.step(vec![("HAS_C", has_c)], binds, at.alpha, at.beta, [strides[0], strides[1]])?))
+        let c = n.optional(2).filter(|_| at.beta != 0.0).map(|c| {
+            let strides = broadcast_strides(&c.shape, &product.shape());
+            (Bind::Input(2), [strides[0], strides[1]])
+        });
+        Ok(Kernel::one(product.step([Bind::Input(0), Bind::Input(1)], c, at.alpha, at.beta)?))
     }
     fn cases(&self) -> Vec<Case> {
         vec![
@@ -172,6 +171,7 @@ impl Op for Gemm {
                 .attr("alpha", 0.5f32)
                 .attr("beta", -1.5f32),
             Case::new("Gemm scalar C", &[&[3, 5], &[5, 4], &[]]).attr("alpha", 2.0f32),
+            Case::new("Gemm fours", &[&[10, 24], &[36, 24], &[36]]).attr("transB", 1),
             Case::new("Gemm tiles", &[&[66, 40], &[40, 130], &[130]]),
         ]
     }

@@ -1,13 +1,22 @@
 //! GPU work as plain data: which shader, which buffers, which parameters, how many workgroups.
 
+use super::block::{self, Form};
+
 /// A WGSL source with its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Shader {
     /// File name in `shaders/` without its ending.
     pub name: &'static str,
-    /// The text. Its entry point is `main`; binding `k` of group 0 is bind `k` of the [`Step`], and the
-    /// last binding is `params`.
+    /// The text as its file has it; [`Shader::text`] is what compiles.
     pub source: &'static str,
+}
+
+impl Shader {
+    /// The text in the form that suits an adapter; most shaders have one form. Its entry point is `main`; binding `k`
+    /// of group 0 is bind `k` of the [`Step`], and the last binding is `params`.
+    pub fn text(&self, form: Form) -> &'static str {
+        block::composed(self.source, form)
+    }
 }
 
 /// `shader!("unary")` is the shader in `shaders/unary.wgsl`.

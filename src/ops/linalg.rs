@@ -52,10 +52,6 @@ impl<'a, T> Mat<'a, T> {
     pub(crate) fn t_if(self, flip: bool) -> Self {
         if flip { self.t() } else { self }
     }
-    /// Rows `from..to`.
-    pub(crate) fn row_range(self, from: usize, to: usize) -> Self {
-        Self { data: &self.data[(from * self.row_stride).min(self.data.len())..], rows: to - from, ..self }
-    }
     fn inside(&self) -> bool {
         self.rows == 0
             || self.cols == 0

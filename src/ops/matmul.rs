@@ -1,14 +1,19 @@
 //! Products of matrices: <https://onnx.ai/onnx/operators/onnx__MatMul.html>, and the fused sum of squares that
 //! per-sample weight gradients end in.
 
+use super::block::TILE;
 use super::layout::aligned;
 use super::linalg::{Mat, Real, gemm};
+use super::squared::{self, Extents, Factors};
+use super::squares::lower_product;
 use super::support::{broadcast, broadcast_strides, given, rows, strides};
-use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp};
+use super::tile::Tile;
+use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, reshape, transpose};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::tensor::{Array, TensorType};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A batched product `y[b] = alpha · a[b] · b[b] (+ beta · c)`: extents and strides, which both the
 /// reference and the kernel follow.
@@ -88,22 +93,21 @@ impl Product {
         Array::from_vec(&self.shape(), y)
     }
 
-    pub(super) fn step(
-        &self,
-        overrides: Vec<(&'static str, f64)>,
-        binds: Vec<Bind>,
-        alpha: f64,
-        beta: f64,
-        c: [usize; 2],
-    ) -> Result<Step> {
+    /// The work for operands in these buffers, and perhaps `c` with its strides.
+    ///
+    /// # Errors
+    /// When there are more batch axes than the shader follows.
+    pub(super) fn step(&self, [a, b]: [Bind; 2], c: Option<(Bind, [usize; 2])>, alpha: f64, beta: f64) -> Result<Step> {
         if self.batch.len() > 8 {
             return Err(Error::unsupported(format!("{} batch axes have no kernel", self.batch.len())));
         }
         let batches: usize = self.batch.iter().product();
+        let (fours_a, fours_b) = self.fours();
+        let (bound, strides) = c.unwrap_or((a, [0, 0]));
         Ok(Step {
             shader: crate::shader!("matmul"),
-            overrides,
-            binds,
+            overrides: vec![("HAS_C", flag(c.is_some())), ("FOURS_A", fours_a), ("FOURS_B", fours_b)],
+            binds: vec![a, b, a, b, bound, Bind::Output(0)],
             params: Params::new()
                 .u("m", self.m)
                 .u("n", self.n)
@@ -112,7 +116,7 @@ impl Product {
                 .u("rank", self.batch.len())
                 .list::<2>("a_strides", &self.a, 0)
                 .list::<2>("b_strides", &self.b, 0)
-                .list::<2>("c_strides", &c, 0)
+                .list::<2>("c_strides", &strides, 0)
                 .f("alpha", alpha)
                 .f("beta", beta)
                 .list::<8>("shape", &self.batch, 1)
@@ -121,11 +125,31 @@ impl Product {
             grid: tiles(self.m, self.n, batches),
         })
     }
+
+    /// Which operands the direct form reads in fours: a along k (1), b along its columns (1) or along k (2). Every start
+    /// of four has to be a multiple of four.
+    fn fours(&self) -> (f64, f64) {
+        let aligned = |steps: &[usize]| steps.iter().all(|s| s % 4 == 0);
+        let a = self.k % 4 == 0 && self.a[1] == 1 && self.a[0] % 4 == 0 && aligned(&self.a_batch);
+        let columns = self.n % 4 == 0 && self.b[1] == 1 && self.b[0] % 4 == 0 && aligned(&self.b_batch);
+        let along = self.k % 4 == 0 && self.b[0] == 1 && self.b[1] % 4 == 0 && aligned(&self.b_batch);
+        match (a, columns, along) {
+            (true, true, _) => (1.0, 1.0),
+            (true, false, true) => (1.0, 2.0),
+            (false, true, _) => (0.0, 1.0),
+            _ => (0.0, 0.0),
+        }
+    }
 }
 
-/// Workgroups of 8×8 invocations that each make an 8×8 tile.
-fn tiles(m: usize, n: usize, z: usize) -> [u32; 3] {
-    [n.div_ceil(64).max(1) as u32, m.div_ceil(64).max(1) as u32, z.clamp(1, 65_535) as u32]
+/// An override that says yes or no.
+pub(super) fn flag(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}
+
+/// Workgroups that make [`TILE`] each.
+pub(super) fn tiles(m: usize, n: usize, z: usize) -> [u32; 3] {
+    [n.div_ceil(TILE[1]).max(1) as u32, m.div_ceil(TILE[0]).max(1) as u32, z.clamp(1, 65_535) as u32]
 }
 
 /// `y = a · b`, batched. One-dimensional operands become matrices on import.
@@ -191,8 +215,7 @@ impl Op for MatMul {
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
         let product = Product::new(n.shape(0)?, n.shape(1)?)?;
-        let binds = vec![Bind::Input(0), Bind::Input(1), Bind::Input(0), Bind::Output(0)];
-        Ok(Kernel::one(product.step(vec![("HAS_C", 0.0)], binds, 1.0, 0.0, [0, 0])?))
+        Ok(Kernel::one(product.step([Bind::Input(0), Bind::Input(1)], None, 1.0, 0.0)?))
     }
     fn cases(&self) -> Vec<Case> {
         // 70 columns and rows: more than one tile, the last one partial
@@ -204,6 +227,9 @@ impl Op for MatMul {
             Case::new("MatMul broadcast", &[&[3, 1, 2, 4], &[2, 4, 3]]),
             Case::new("MatMul left weight", &[&[3, 4], &[2, 4, 5]]),
             Case::new("MatMul one row", &[&[1, 130], &[130, 9]]),
+            // read in fours along k and along columns, several tiles
+            Case::new("MatMul fours", &[&[2, 132, 20], &[2, 20, 68]]),
+            Case::new("MatMul fours along columns", &[&[18, 7], &[7, 72]]),
         ]
     }
     fn import(
@@ -303,7 +329,7 @@ pub(super) fn weight_gradient(b: &mut Vjp, x: ValueId, dy: ValueId, i: usize, tr
 struct MatMulSquared;
 
 impl MatMulSquared {
-    fn run<T: Real>(n: &NodeView, x: &[Option<&Array>]) -> Result<Array> {
+    fn run<T: Tile>(n: &NodeView, x: &[Option<&Array>]) -> Result<Array> {
         let (a, b, u) = (given(x, 0)?, given(x, 1)?, given(x, 2)?);
         let (&[samples, k, t], &[_, _, m]) = (n.shape(0)?, n.shape(1)?) else {
             return Err(Error::internal("MatMulSquared takes [n,k,t] and [n,t,m]"));
@@ -323,32 +349,37 @@ impl MatMulSquared {
             }
             return Array::from_vec(&[sets, k, m], y);
         }
-        // blocks of rows in parallel; a block's product of one sample is squared into every set at once
-        let block = (k.div_ceil(4 * rayon::current_num_threads())).clamp(1, 256);
-        let mut parts: Vec<Vec<&mut [T]>> = (0..k.div_ceil(block)).map(|_| Vec::with_capacity(sets)).collect();
-        for set in y.chunks_mut(k * m) {
-            for (part, rows) in parts.iter_mut().zip(set.chunks_mut(block * m)) {
-                part.push(rows);
+        let extents = Extents { groups: 1, rows: k, columns: m, unit: T::size()[1], steps: t, samples, sums: sets };
+        Array::from_vec(&[sets, k, m], squared::sum(extents, u, &Stacked { a, b, k, t, m }))
+    }
+}
+
+/// The factors of every sample: `a[n]` is `[k, t]`, `b[n]` is `[t, m]`.
+struct Stacked<'a, T> {
+    a: &'a [T],
+    b: &'a [T],
+    k: usize,
+    t: usize,
+    m: usize,
+}
+
+impl<T: Real> Factors<T> for Stacked<'_, T> {
+    fn left(&self, n: usize, _: usize, steps: Range<usize>, rows: Range<usize>, out: &mut [T], width: usize) {
+        for (i, row) in rows.enumerate() {
+            let row = &self.a[(n * self.k + row) * self.t..][steps.clone()];
+            out[i..].iter_mut().step_by(width).zip(row).for_each(|(o, &a)| *o = a);
+        }
+    }
+    fn right(&self, n: usize, _: usize, steps: Range<usize>, columns: Range<usize>, out: &mut [T], width: usize) {
+        for (step, t) in steps.clone().enumerate() {
+            let row = &self.b[(n * self.t + t) * self.m..][columns.clone()];
+            for (panel, part) in row.chunks(width).enumerate() {
+                out[(panel * steps.len() + step) * width..][..part.len()].copy_from_slice(part);
             }
         }
-        parts.into_par_iter().enumerate().for_each(|(i, mut outs)| {
-            let (from, to) = (i * block, ((i + 1) * block).min(k));
-            let mut g = vec![T::ZERO; (to - from) * m];
-            for j in 0..samples {
-                if (0..sets).all(|s| u[s * samples + j] == T::ZERO) {
-                    continue;
-                }
-                let left = Mat::new(&a[j * k * t..(j + 1) * k * t], k, t).row_range(from, to);
-                gemm(left, Mat::new(&b[j * t * m..(j + 1) * t * m], t, m), &mut g, 1.0, 0.0, false);
-                for (s, out) in outs.iter_mut().enumerate() {
-                    let weight = u[s * samples + j];
-                    if weight != T::ZERO {
-                        out.iter_mut().zip(&g).for_each(|(o, &g)| *o += weight * g * g);
-                    }
-                }
-            }
-        });
-        Array::from_vec(&[sets, k, m], y)
+    }
+    fn place(&self, sums: &[T], row: &mut [T]) {
+        row.iter_mut().zip(sums).for_each(|(r, &s)| *r += s);
     }
 }
 
@@ -375,10 +406,10 @@ impl Op for MatMulSquared {
         let (k, t, m) = (a[1], a[2], b[2]);
         Ok(Kernel::one(Step {
             shader: crate::shader!("matmul_squared"),
-            overrides: Vec::new(),
-            binds: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
+            overrides: vec![("FOURS_A", flag(t % 4 == 0 && m % 4 == 0)), ("FOURS_B", flag(m % 4 == 0))],
+            binds: [0, 1, 0, 1, 2].map(Bind::Input).into_iter().chain([Bind::Output(0)]).collect(),
             params: Params::new().u("m", k).u("n", m).u("k", t).u("samples", a[0]).u("sets", u[0]),
-            grid: tiles(k, m, u[0]),
+            grid: tiles(k, m, u[0].div_ceil(2)),
         }))
     }
     fn cases(&self) -> Vec<Case> {
@@ -387,15 +418,34 @@ impl Op for MatMulSquared {
                 .arg(Arg::Float(vec![s, n], Sampler::within(0.0, 1.0)))
                 .no_gradient("it ends a Fisher estimate")
         };
-        vec![case("one row", [4, 5, 1, 3, 2]), case("several rows", [3, 5, 4, 6, 2]), case("tiles", [2, 70, 9, 66, 1])]
+        vec![
+            case("one row", [4, 5, 1, 3, 2]),
+            case("several rows", [3, 5, 4, 6, 2]),
+            case("tiles", [2, 70, 9, 66, 1]),
+            // three sets are two pairs, the last one half empty; rows in fours
+            case("fours", [3, 132, 8, 68, 3]),
+            case("fours along columns", [2, 20, 7, 72, 2]),
+        ]
     }
     fn lower(&self, g: &mut Graph, inputs: &[Option<ValueId>], _: &Attrs) -> Result<Option<Vec<ValueId>>> {
         let &[Some(a), Some(b), Some(u)] = inputs else {
             return Err(Error::internal("MatMulSquared takes three inputs"));
         };
-        let y = g.push("MatMul", &[a, b], Attrs::new())?;
-        let sum = g.push("WeightedSquareSum", &[y, u], Attrs::new())?;
-        Ok(Some(vec![sum]))
+        let (&[n, k, t], &[.., m]) = (g.shape(a), g.shape(b)) else {
+            return Err(Error::internal("MatMulSquared takes [n,k,t] and [n,t,m]"));
+        };
+        if t != 1 {
+            return Ok(Some(vec![lower_product(g, a, b, u)?]));
+        }
+        // (a bᵀ)² = a² (b²)ᵀ: one product over the samples for each sum
+        let sums = g.shape(u)[0];
+        let (a, b) = (reshape(g, a, &[1, n, k])?, reshape(g, b, &[n, m])?);
+        let aa = g.push("Mul", &[a, a], Attrs::new())?;
+        let bb = g.push("Mul", &[b, b], Attrs::new())?;
+        let u = reshape(g, u, &[sums, n, 1])?;
+        let left = g.push("Mul", &[aa, u], Attrs::new())?;
+        let left = transpose(g, left, &[0, 2, 1])?;
+        Ok(Some(vec![g.push("MatMul", &[left, bb], Attrs::new())?]))
     }
 }
 

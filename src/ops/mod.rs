@@ -1,6 +1,7 @@
 //! Everything an operator is stands in one file of this folder: its shapes, reference evaluation,
 //! derivative, kernel and test cases. The table at the end of this file lists the families.
 
+mod block;
 mod cases;
 mod composite;
 mod copy;
@@ -9,14 +10,18 @@ mod correlate_gpu;
 mod fold;
 mod kernel;
 pub(crate) mod linalg;
+mod padded;
 mod pen;
 mod pen_layout;
 mod recurrent;
+mod squared;
 pub(crate) mod support;
+mod tile;
 mod view;
 mod vjp;
 mod window;
 
+pub use block::Form;
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
 pub use pen::Pen;

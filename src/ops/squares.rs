@@ -97,4 +97,39 @@ impl Op for WeightedSquareSum {
     }
 }
 
+/// Elements of per-sample gradients that a lowered graph holds at once, where it can do with less: they stay in a cache.
+const HELD: usize = 1 << 22;
+
+/// For lowering: `Σ_n u[s, n] · (a[n] · b[n])²` of a `[n, …, rows, steps]` and b `[n, …, steps, columns]`, as
+/// `[s, …, rows, columns]`, so many rows at a time that the products stay small.
+pub(super) fn lower_product(g: &mut Graph, a: ValueId, b: ValueId, u: ValueId) -> Result<ValueId> {
+    let (of_a, sums) = (g.shape(a).to_vec(), g.shape(u)[0]);
+    let (axis, columns) = (of_a.len() - 2, g.shape(b)[of_a.len() - 1]);
+    let (samples, outer, rows) = (of_a[0], &of_a[1..axis], of_a[axis]);
+    let row = samples * outer.iter().product::<usize>() * columns;
+    let height = (HELD / row.max(1)).clamp(1, rows.max(1));
+    // of about the same height
+    let blocks = rows.div_ceil(height).max(1);
+    let mut parts = Vec::with_capacity(blocks);
+    for k in 0..blocks {
+        let (from, to) = (k * rows / blocks, (k + 1) * rows / blocks);
+        let ints = |g: &mut Graph, v: usize| g.ints(&[v as i64]);
+        let part = if blocks == 1 {
+            a
+        } else {
+            let (starts, ends, axes) = (ints(g, from), ints(g, to), ints(g, axis));
+            g.push("Slice", &[a, starts, ends, axes], Attrs::new())?
+        };
+        let product = g.push("MatMul", &[part, b], Attrs::new())?;
+        let squares = g.push("Mul", &[product, product], Attrs::new())?;
+        let flat = reshape(g, squares, &[samples, row / samples.max(1) * (to - from)])?;
+        let sum = g.push("MatMul", &[u, flat], Attrs::new())?;
+        parts.push(reshape(g, sum, &[&[sums], outer, &[to - from, columns]].concat())?);
+    }
+    match parts[..] {
+        [one] => Ok(one),
+        _ => g.push("Concat", &parts, Attrs::new().with("axis", axis as i64)),
+    }
+}
+
 pub(super) static OPS: &[&dyn Op] = &[&WeightedSquareSum];

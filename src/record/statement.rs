@@ -114,8 +114,37 @@ pub struct InternalParameters {
     pub rule: String,
     /// Its strengths.
     pub strengths: BTreeMap<String, f64>,
+    /// Where several classes were forgotten: how, stage by stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Stages>,
     /// The labelled inputs as the model was given them.
     pub inputs: LabelledInputs,
+}
+
+/// How several classes were forgotten.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Stages {
+    /// `joint`, `one-by-one` or `hierarchical`.
+    pub strategy: String,
+    /// Groups of similar classes; empty where they were not looked for.
+    pub similar: Vec<Vec<usize>>,
+    /// The stages in their order.
+    pub stages: Vec<Stage>,
+}
+
+/// One stage of forgetting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Stage {
+    /// The classes that it was for.
+    pub classes: Vec<usize>,
+    /// What they share, in the body alone.
+    pub shared: bool,
+    /// The rule that was taken.
+    pub rule: String,
+    /// Its strengths.
+    pub strengths: BTreeMap<String, f64>,
 }
 
 /// The labelled inputs as the model was given them.
@@ -176,6 +205,8 @@ pub enum Role {
     Forget,
     /// A Fisher file.
     Fisher,
+    /// Samples that the search listened to.
+    Calibration,
 }
 
 /// What ran.

@@ -5,6 +5,7 @@
 
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights};
 use onnx_unlearn::engine::choose::{Choice, choose};
+use onnx_unlearn::engine::wgpu::Kernels;
 use onnx_unlearn::fisher::estimate_equalised;
 use onnx_unlearn::forget::answers::{Answerer, Answers};
 use onnx_unlearn::forget::ascent::{Ascent, Part};
@@ -23,7 +24,7 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let c = Classifier::open(Path::new(model), ClassifierOptions::default())?;
-    let engine = choose(Choice::Auto, None)?.engine;
+    let engine = choose(Choice::Auto, None, Kernels::Auto)?.engine;
     let c = c.on(&*engine)?;
     let mut data: Option<Labelled> = None;
     for part in source.split('+') {
@@ -44,7 +45,7 @@ fn main() -> Result<()> {
         let (f_f, f_r) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let basis = Basis { names: fisher.names.clone(), f_f, f_r };
         let aim = Aim::new(&Request::new(forgotten.clone(), Method::Search(Vec::new())), &data, c.classes())?;
-        let mut ascent = Ascent::new(&c, &*engine, &basis, Part::Body, &data, &aim)?;
+        let mut ascent = Ascent::new(&c, &*engine, &basis, Part::Body, &data, &aim, Vec::new())?;
         let blends = blends(&data, &forgotten)?;
         let between = between(&data, &forgotten)?;
         let dim = dim(&data, &forgotten)?;

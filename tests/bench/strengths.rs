@@ -6,6 +6,7 @@
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions, Weights};
 use onnx_unlearn::engine::Engine;
 use onnx_unlearn::engine::choose::{Choice, choose};
+use onnx_unlearn::engine::wgpu::Kernels;
 use onnx_unlearn::fisher::estimate_equalised;
 use onnx_unlearn::forget::answers::{Answerer, Answers};
 use onnx_unlearn::forget::rewrite::{Basis, Rewriter};
@@ -24,7 +25,7 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let c = Classifier::open(Path::new(model), ClassifierOptions::default())?;
-    let engine = choose(Choice::Auto, None)?.engine;
+    let engine = choose(Choice::Auto, None, Kernels::Auto)?.engine;
     let (data, held) = labelled(&c, &*engine, source)?;
     let options = inputs::Options { limit: limit.parse().ok(), ..inputs::Options::default() };
     let test = inputs::load(Path::new(test), &c.expected(), &options)?;

@@ -7,7 +7,7 @@ use onnx_unlearn::Result;
 use onnx_unlearn::autodiff::{Samples, backward};
 use onnx_unlearn::classifier::{Classifier, ClassifierOptions};
 use onnx_unlearn::engine::ort::OrtEngine;
-use onnx_unlearn::engine::wgpu::{Options, WgpuEngine};
+use onnx_unlearn::engine::wgpu::{Kernels, Options, WgpuEngine};
 use onnx_unlearn::engine::{Engine, Tensor, cpu::Cpu};
 use onnx_unlearn::graph::passes::prune;
 use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
@@ -201,6 +201,11 @@ pub fn available<E>(engine: Result<E>) -> Option<E> {
 /// The wgpu engine, software adapters included.
 pub fn wgpu() -> Option<WgpuEngine> {
     available(WgpuEngine::new(&Options { allow_software: true, ..Options::default() }))
+}
+
+/// The wgpu engine with its shaders in this form.
+pub fn wgpu_in(kernels: Kernels) -> Option<WgpuEngine> {
+    available(WgpuEngine::new(&Options { allow_software: true, kernels, ..Options::default() }))
 }
 
 /// The wgpu engine on OpenGL, which Linux alone has without a screen.

@@ -71,6 +71,7 @@ fn candidate(strength: Strength, retained: f64, forget: f64) -> Candidate {
         retained_probability: retained,
         retained_loss: 0.1,
         finite: retained > 0.0,
+        calibration: None,
     }
 }
 
@@ -96,6 +97,10 @@ fn outcome(truth: &[usize], classes: usize, lost: &[usize], names: &[String]) ->
         before: answers(truth, classes, |_| false),
         after: answers(truth, classes, |y| lost.contains(&y) || y % 97 == 3),
         changes: names.iter().enumerate().map(change).collect(),
+        calibration: None,
+        steps: vec![],
+        grouping: None,
+        value: 0.9,
         new: vec![],
         estimated: vec![],
         passes: Passes::default(),

@@ -1,5 +1,7 @@
 //! `codes`: making labelled inputs that stand for classes.
 
+mod compose;
+mod embed;
 mod from_data;
 mod update;
 
@@ -9,8 +11,8 @@ use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::codes::{self, Distribution};
-use crate::inputs::npz;
 use crate::inputs::synthesis::{self, Synthesised};
+use crate::inputs::{Labelled, npz};
 use crate::report::format;
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ pub(super) enum Command {
     Synthesize(Synthesize),
     FromData(from_data::FromData),
     Update(update::Update),
+    Embed(Box<embed::Embed>),
+    Compose(compose::Compose),
 }
 
 impl Command {
@@ -32,6 +36,8 @@ impl Command {
             Self::Synthesize(a) => a.run(context),
             Self::FromData(a) => a.run(context),
             Self::Update(a) => a.run(context),
+            Self::Embed(a) => a.run(context),
+            Self::Compose(a) => a.run(context),
         }
     }
 }
@@ -56,16 +62,57 @@ pub(super) struct New {
     /// Decides every element.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    draw: DrawArgs,
+}
+
+/// How codes are drawn.
+#[derive(Debug, clap::Args)]
+pub(super) struct DrawArgs {
     /// What elements are drawn from: uniform between the two numbers of --range, or normal with mean and deviation
-    /// from them.
-    #[arg(long, value_enum, default_value_t)]
-    distribution: DistributionName,
-    /// The two numbers of the distribution.
-    #[arg(long, value_name = "A,B", value_delimiter = ',', default_value = "0,1", allow_hyphen_values = true)]
+    /// from them [default: uniform].
+    #[arg(long, value_enum)]
+    distribution: Option<DistributionName>,
+    /// The two numbers of the distribution [default: 0,1].
+    #[arg(long, value_name = "A,B", value_delimiter = ',', allow_hyphen_values = true)]
     range: Vec<f64>,
-    /// Codes per class.
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    per_class: usize,
+    /// Codes per class [default: 1].
+    #[arg(long, value_name = "K")]
+    per_class: Option<usize>,
+}
+
+impl DrawArgs {
+    /// The flags that were given.
+    fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--distribution", self.distribution.is_some()),
+            ("--range", !self.range.is_empty()),
+            ("--per-class", self.per_class.is_some()),
+        ];
+        flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+    fn per_class(&self) -> usize {
+        self.per_class.unwrap_or(1)
+    }
+    /// Draws codes of every class.
+    fn draw(&self, classifier: &Classifier, seed: u64) -> Result<Labelled> {
+        let (a, b) = match self.range[..] {
+            [] => (0.0, 1.0),
+            [a, b] => (a, b),
+            _ => return Err(Error::invalid(format!("--range takes two numbers, not {}", self.range.len()))),
+        };
+        let distribution = match self.distribution.unwrap_or_default() {
+            DistributionName::Uniform => Distribution::Uniform(a, b),
+            DistributionName::Normal => Distribution::Normal(a, b),
+        };
+        let input = classifier.input().dtype;
+        if !input.is_float() {
+            return Err(Error::unsupported(format!(
+                "codes are signals of real numbers, and the model takes {input}: use samples of each class instead"
+            )));
+        }
+        codes::new(classifier.sample_shape(), classifier.classes(), self.per_class(), distribution, seed)
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -81,27 +128,13 @@ impl New {
     fn run(self, context: &Context) -> Result<Status> {
         check_target(&self.o, &[&self.model.model])?;
         let classifier = self.model.open()?;
-        let &[a, b] = &self.range[..] else {
-            return Err(Error::invalid(format!("--range takes two numbers, not {}", self.range.len())));
-        };
-        let distribution = match self.distribution {
-            DistributionName::Uniform => Distribution::Uniform(a, b),
-            DistributionName::Normal => Distribution::Normal(a, b),
-        };
-        let input = classifier.input().dtype;
-        if !input.is_float() {
-            return Err(Error::unsupported(format!(
-                "codes are signals of real numbers, and the model takes {input}: use samples of each class instead"
-            )));
-        }
-        let shape = classifier.sample_shape();
-        let made = codes::new(shape, classifier.classes(), self.per_class, distribution, self.seed)?;
+        let made = self.draw.draw(&classifier, self.seed)?;
         npz::save(&self.o, &made)?;
         let report = Report {
             file: self.o.clone(),
             classes: classifier.classes(),
-            per_class: self.per_class,
-            sample_shape: shape.to_vec(),
+            per_class: self.draw.per_class(),
+            sample_shape: classifier.sample_shape().to_vec(),
             seed: self.seed,
         };
         context.print(&report, || {
@@ -110,7 +143,7 @@ impl New {
                 "wrote {file}: {} codes of shape {:?}, {} for each of {} classes, seed {}\n\nMix them into training (PyTorch):\n\n{}",
                 format::count(made.len()),
                 report.sample_shape,
-                self.per_class,
+                report.per_class,
                 report.classes,
                 self.seed,
                 codes::training_hint(&file, report.classes, 0.2)
@@ -176,9 +209,29 @@ impl SynthesisArgs {
         seed: u64,
         context: &Context,
     ) -> Result<(Synthesised, Made)> {
-        let options = self.options(seed)?;
+        Self::with(&self.options(seed)?, classifier, engine, context)
+    }
+    /// Makes inputs beside others, in their range, in fewer steps: they only tell how data fare.
+    pub(super) fn beside(
+        others: &Labelled,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        seed: u64,
+        context: &Context,
+    ) -> Result<(Synthesised, Made)> {
+        let range = others.range();
+        let options = synthesis::Options { seed, range: Some(range), ..synthesis::Options::beside() };
+        Self::with(&options, classifier, engine, context)
+    }
+    fn with(
+        options: &synthesis::Options,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        context: &Context,
+    ) -> Result<(Synthesised, Made)> {
+        let seed = options.seed;
         let bar = context.progress("synthesis", 0);
-        let made = synthesis::synthesise(classifier, engine, &options, &mut |done, all| {
+        let made = synthesis::synthesise(classifier, engine, options, &mut |done, all| {
             bar.set_len(all);
             bar.inc(done.saturating_sub(bar.position()));
         })?;
@@ -208,6 +261,13 @@ pub(super) struct Made {
     range_reason: String,
     notes: Vec<String>,
     seed: u64,
+}
+
+impl Made {
+    /// True when nearly all are answered with their class.
+    pub(super) fn is_good(&self) -> bool {
+        self.reached * 10 >= self.samples * 9
+    }
 }
 
 impl std::fmt::Display for Made {

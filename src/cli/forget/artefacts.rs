@@ -89,6 +89,8 @@ pub(super) struct Finished<'a> {
     pub(super) request: &'a Request,
     /// Where the labelled inputs were read, if they were.
     pub(super) inputs: Option<&'a Path>,
+    /// Where the calibration samples were read, if there are some.
+    pub(super) calibration: Option<&'a Path>,
     /// Every file and folder that was read beside the model.
     pub(super) sources: &'a [(&'a Path, Role)],
     /// The labelled inputs, read or made.

@@ -17,13 +17,14 @@ use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fisher::store::{Kept, load};
-use crate::forget::{self, Request, Stage};
+use crate::forget::{self, Method, Request, Rule, Stage, Strength};
+use crate::inputs::compose::stands_for;
 use crate::inputs::{self, Labelled};
 use crate::onnx::{Model, PatchOptions, Rounding, Storage, recover, stage};
 use crate::tensor::Array;
 use aim::AimArgs;
 use artefacts::{ArtefactArgs, Finished};
-use options::{DepthName, ScopeName, StrengthArgs};
+use options::{DepthName, ScopeName, StrategyName, StrengthArgs};
 pub(super) use record::read_pem;
 use report::{Report, Run};
 pub(super) use requests::Invocation;
@@ -55,6 +56,13 @@ pub(super) struct Args {
     /// what the strength is searched on.
     #[arg(long, value_name = "FILE.safetensors")]
     fisher: Option<PathBuf>,
+    /// A few real samples that the search listens to beside the inputs, as --inputs takes them; no part of the Fisher. With
+    /// it, --scale, --mean, --std, --split and --limit are for these samples, and --inputs are taken as they are.
+    #[arg(long, value_name = "PATH")]
+    calibration: Option<PathBuf>,
+    /// The calibration samples are part of the Fisher as well.
+    #[arg(long, requires = "calibration", conflicts_with = "fisher")]
+    calibration_in_fisher: bool,
     /// The new model.
     #[arg(value_name = "OUT.onnx", required_unless_present_any = ["o", "in_place"], conflicts_with_all = ["o", "in_place"])]
     out: Option<PathBuf>,
@@ -66,6 +74,9 @@ pub(super) struct Args {
     in_place: bool,
     #[command(flatten)]
     strength: StrengthArgs,
+    /// How several classes are forgotten.
+    #[arg(long, value_enum, default_value_t)]
+    strategy: StrategyName,
     /// How deep a searched strength goes.
     #[arg(long, value_enum, default_value_t)]
     depth: DepthName,
@@ -109,8 +120,14 @@ impl Args {
         self.classes.dedup();
         let method = self.strength.method(self.seed)?;
         let target = self.out.as_ref().or(self.o.as_ref()).unwrap_or(&self.model.model).clone();
-        let read: Vec<&Path> =
-            self.inputs.iter().chain(&self.fisher).map(PathBuf::as_path).chain(self.aim.read()).collect();
+        let read: Vec<&Path> = self
+            .inputs
+            .iter()
+            .chain(&self.fisher)
+            .chain(&self.calibration)
+            .map(PathBuf::as_path)
+            .chain(self.aim.read())
+            .collect();
         check_target(&target, &read)?;
         if self.aim.forget_inputs.is_some() && !self.artefacts.targets().is_empty() {
             return Err(Error::unsupported(
@@ -145,20 +162,27 @@ impl Args {
         let classifier = classifier.on(chosen.engine.as_ref())?.within(self.memory.memory_limit);
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let data = self.without_forgotten(data)?;
+        let calibration = self.calibration(&classifier)?;
         let (data, positions, samples) = self.aim.join(data, &classifier, &self.scaling, self.seed)?;
+        let beside = self.beside(&classifier, chosen.engine.as_ref(), &method, &data, context)?;
         let engine = EngineReport::new(&chosen);
         let request = Request {
+            strategy: self.strategy.into(),
             depth: self.depth.into(),
             scope: self.scope.into(),
             protect: self.protect.clone(),
+            calibration,
+            calibration_in_fisher: self.calibration_in_fisher,
             made: made.is_some() || self.inputs.as_deref().map_or(Ok(false), inputs::are_made)?,
+            beside: beside.as_ref().map(|(inputs, _)| inputs.clone()),
             seed: self.seed,
             fisher: kept,
             positions,
             ..Request::new(self.classes.clone(), method)
         };
-        let fisher = context.progress("fisher", data.len());
+        let fisher = context.progress("fisher", data.len() + request.beside.as_ref().map_or(0, Labelled::len));
         let search = context.progress("search", 0);
+        let made = made.or(beside.map(|(_, report)| report));
         let outcome = forget::forget(&classifier, chosen.engine.as_ref(), &data, &request, &mut |stage| match stage {
             Stage::Fisher(n, _) => fisher.inc(n.saturating_sub(fisher.position())),
             Stage::Search(n) => {
@@ -195,6 +219,7 @@ impl Args {
             engine: chosen.engine.as_ref(),
             request: &request,
             inputs: self.inputs.as_deref(),
+            calibration: self.calibration.as_deref(),
             sources: &self.sources(),
             data: &data,
             outcome: &outcome,
@@ -232,6 +257,34 @@ impl Args {
         data.select(&kept)
     }
 
+    /// A code that stands for several classes can be forgotten for all of them alone.
+    fn check_composite(&self, path: &Path, data: &Labelled) -> Result<()> {
+        if !inputs::are_composite(path)? {
+            return Ok(());
+        }
+        let torn = |classes: &Vec<usize>| {
+            let lost = classes.iter().filter(|c| self.classes.contains(c)).count();
+            lost > 0 && lost < classes.len()
+        };
+        match stands_for(data)?.into_iter().find(torn) {
+            Some(classes) => Err(Error::invalid(format!(
+                "{}: classes {classes:?} share one code: they can be forgotten together, not one without the others",
+                path.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The samples that the search listens to, but for those of classes that were forgotten before.
+    fn calibration(&self, classifier: &Classifier) -> Result<Option<Labelled>> {
+        let Some(path) = &self.calibration else { return Ok(None) };
+        let samples = self.without_forgotten(self.scaling.load(path, classifier, self.seed)?)?;
+        if samples.is_empty() {
+            return Err(Error::invalid(format!("{}: holds samples of forgotten classes alone", path.display())));
+        }
+        Ok(Some(samples))
+    }
+
     /// The Fisher that is kept, which has to be of this model and of the same answer.
     fn kept(&self, path: &Path, classifier: &Classifier) -> Result<Arc<Kept>> {
         let kept = load(path, classifier.model())?;
@@ -240,6 +293,34 @@ impl Args {
             return Err(Error::invalid(format!("{}: is the Fisher of another output: {of}", path.display())));
         }
         Ok(Arc::new(kept))
+    }
+
+    /// Inputs made from the model beside few that are given, which tell how deep the body may change; none where it may not,
+    /// where a Fisher is kept, or where the model takes no floats or more than one input.
+    fn beside(
+        &self,
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        method: &Method,
+        data: &Labelled,
+        context: &Context,
+    ) -> Result<Option<(Labelled, Made)>> {
+        let ascends = match method {
+            Method::Search(rules) => rules.contains(&Rule::Ascent),
+            Method::Fixed(strength) => matches!(strength, Strength::Ascent { body: 1.., .. }),
+        };
+        let deepens = self.depth == DepthName::Body && self.scope != ScopeName::Head;
+        let takes_made = classifier.input().dtype.is_float() && classifier.extra_inputs().is_empty();
+        let Some(path) = self.inputs.as_deref().filter(|_| ascends && deepens && takes_made && self.fisher.is_none())
+        else {
+            return Ok(None);
+        };
+        if forget::are_telling(data) || inputs::are_made(path)? {
+            return Ok(None);
+        }
+        let (made, report) = SynthesisArgs::beside(data, classifier, engine, self.seed, context)?;
+        let made = self.without_forgotten(made.inputs)?;
+        Ok(report.is_good().then_some((made, report)))
     }
 
     /// The labelled inputs that are given, or made, and what is to be said of the latter.
@@ -256,10 +337,16 @@ impl Args {
                         "{flag} is for inputs that are made from the model; --inputs gives them"
                     )));
                 }
-                Ok((self.scaling.load(path, classifier, self.seed)?, None))
+                let data = match &self.calibration {
+                    Some(_) => self.scaling.load_unscaled(path, classifier)?,
+                    None => self.scaling.load(path, classifier, self.seed)?,
+                };
+                self.check_composite(path, &data)?;
+                Ok((data, None))
             }
             None => {
-                if let ([flag, ..], None) = (&self.scaling.given()[..], &self.aim.forget_inputs) {
+                let read = self.aim.forget_inputs.as_ref().or(self.calibration.as_ref());
+                if let ([flag, ..], None) = (&self.scaling.given()[..], read) {
                     return Err(Error::invalid(format!("{flag} is for inputs that are read; give them with --inputs")));
                 }
                 let (made, report) = self.synthesis.make(classifier, engine, self.seed, context)?;

@@ -1,7 +1,7 @@
 //! Flags of `forget` that say how: rule, strengths, depth, scope.
 
 use crate::error::{Error, Result};
-use crate::forget::{Depth, Method, Rule, Scope, Strength};
+use crate::forget::{Depth, Method, Rule, Scope, Strategy, Strength};
 use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -26,7 +26,8 @@ pub(super) enum DepthName {
     Auto,
     /// The answers are all that counts
     Head,
-    /// The old head on the changed body should lose the forget inputs too, at some cost to the others
+    /// The old head on the changed body should lose the forget inputs too, at some cost to the others; beside few inputs
+    /// that are given, others are made from the model, which takes seconds to minutes
     Body,
 }
 
@@ -39,6 +40,30 @@ pub(super) enum ScopeName {
     Head,
     /// All but the last layer
     Body,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum StrategyName {
+    /// Jointly; where the inputs then leave doubts the others are tried too, and the best is taken
+    #[default]
+    Auto,
+    /// All at once, with one strength
+    Joint,
+    /// Class by class, each with its own strength
+    OneByOne,
+    /// First what similar classes share, group by group, then class by class
+    Hierarchical,
+}
+
+impl From<StrategyName> for Strategy {
+    fn from(name: StrategyName) -> Self {
+        match name {
+            StrategyName::Auto => Self::Auto,
+            StrategyName::Joint => Self::Joint,
+            StrategyName::OneByOne => Self::OneByOne,
+            StrategyName::Hierarchical => Self::Hierarchical,
+        }
+    }
 }
 
 impl From<DepthName> for Depth {

@@ -18,7 +18,8 @@ pub(super) fn html(run: &Finished<'_>) -> Result<String> {
     };
     let mut files: Vec<File> = digests.before.iter().map(of("before")).collect();
     files.extend(digests.after.iter().map(of("after")));
-    for (role, path) in [("inputs", run.inputs), ("fisher", report.fisher.as_deref())] {
+    let read = [("inputs", run.inputs), ("fisher", report.fisher.as_deref()), ("calibration", run.calibration)];
+    for (role, path) in read {
         if let Some(path) = path {
             files.extend(hashed(role, path)?);
         }

@@ -5,6 +5,7 @@ use super::artefacts::Finished;
 use crate::cli::common::named;
 use crate::error::{Error, Result};
 use crate::files::hex;
+use crate::forget::groups::{Grouping, Step};
 use crate::inputs::Labelled;
 use crate::onnx::{Companion, Edit, Model};
 use crate::record::{self, *};
@@ -131,6 +132,7 @@ impl RecordArgs {
                 .collect(),
             rule: run.report.rule.to_owned(),
             strengths: run.report.strength.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+            stages: run.report.grouping.as_ref().map(stages),
             inputs: labelled(run.data, run.request.made),
         };
         let mut dependencies: Vec<Dependency> = before
@@ -296,6 +298,21 @@ fn folder(root: &Path) -> Result<String> {
     Ok(hex(&sum.finalize()))
 }
 
+/// How several classes were forgotten, stage by stage.
+fn stages(grouping: &Grouping) -> Stages {
+    let one = |s: &Step| record::Stage {
+        classes: s.classes.clone(),
+        shared: s.shared,
+        rule: s.rule.to_owned(),
+        strengths: s.strength.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+    };
+    Stages {
+        strategy: grouping.taken.name().to_owned(),
+        similar: grouping.similar.clone(),
+        stages: grouping.steps.iter().map(one).collect(),
+    }
+}
+
 /// The inputs as the model was given them.
 fn labelled(data: &Labelled, made: bool) -> LabelledInputs {
     let mut sum = Sha256::new();
@@ -328,7 +345,12 @@ fn measures(run: &Finished<'_>, changes: &Changes) -> Measures {
 impl Args {
     /// Every file and folder that is read beside the model.
     pub(super) fn sources(&self) -> Vec<(&Path, Role)> {
-        let all = [(&self.inputs, Role::Inputs), (&self.aim.forget_inputs, Role::Forget), (&self.fisher, Role::Fisher)];
+        let all = [
+            (&self.inputs, Role::Inputs),
+            (&self.aim.forget_inputs, Role::Forget),
+            (&self.fisher, Role::Fisher),
+            (&self.calibration, Role::Calibration),
+        ];
         all.into_iter().filter_map(|(path, role)| Some((path.as_deref()?, role))).collect()
     }
 
@@ -340,13 +362,14 @@ impl Args {
             (self.model.batch_axes.iter().cloned().collect(), self.model.dims.iter().cloned().collect());
         let all = json!({
             "batchAxes": axes,
+            "calibrationInFisher": self.calibration_in_fisher,
             "classes": self.classes,
             "depth": name(&|| self.depth.to_possible_value()),
             "dims": dims,
             "engine": self.engine.name(),
             "forgotten": self.forgotten,
             "inPlace": self.in_place,
-            "inputs": if made && self.aim.forget_inputs.is_none() { Value::Null } else { self.scaling.parameters() },
+            "inputs": if made && self.aim.forget_inputs.is_none() && self.calibration.is_none() { Value::Null } else { self.scaling.parameters() },
             "layers": self.model.layers,
             "modelClasses": classes,
             "nameClass": self.artefacts.record.name_class,
@@ -355,6 +378,7 @@ impl Args {
             "scope": name(&|| self.scope.to_possible_value()),
             "scrubMetadata": self.artefacts.record.scrub_metadata,
             "seed": self.seed,
+            "strategy": name(&|| self.strategy.to_possible_value()),
             "strength": self.strength.parameters(),
             "synthesis": if made { self.synthesis.parameters() } else { Value::Null },
         });

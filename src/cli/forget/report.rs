@@ -5,6 +5,8 @@ use super::checks::Check;
 use crate::cli::codes::Made;
 use crate::cli::common::EngineReport;
 use crate::forget::answers::Answers;
+use crate::forget::calibration::Seen;
+use crate::forget::groups::Grouping;
 use crate::forget::search::Candidate;
 use crate::forget::{Aim, Change, Outcome, Passes};
 use crate::onnx::Rounding;
@@ -39,6 +41,8 @@ pub(super) struct InputReport {
     pub(super) forgotten_answered_before: usize,
     pub(super) forgotten_answered_after: usize,
     pub(super) old_head_answered_after: Option<usize>,
+    /// What the calibration samples said before and after, where there are some.
+    pub(super) calibration: Option<[Seen; 2]>,
 }
 
 impl InputReport {
@@ -52,6 +56,14 @@ impl InputReport {
             answer("forgotten, still answered", still, self.forgotten_answered_after, forgotten),
         ];
         all.extend(self.old_head_answered_after.map(|n| answer("forgotten, under the old head", still, n, forgotten)));
+        if let Some([b, a]) = &self.calibration {
+            let (others, lost) = (b.retained_samples, b.forgotten_samples);
+            let rows = [
+                answer("calibration, answered rightly", b.retained_right, a.retained_right, others),
+                answer("calibration, still answered", b.forgotten_answered, a.forgotten_answered, lost),
+            ];
+            all.extend(rows.into_iter().filter(|r| r.before.1 > 0));
+        }
         all
     }
 }
@@ -74,6 +86,8 @@ pub(super) struct Report {
     pub(super) passes: Passes,
     pub(super) rule: &'static str,
     pub(super) strength: Vec<(&'static str, f64)>,
+    /// Where several classes were forgotten: how, stage by stage.
+    pub(super) grouping: Option<Grouping>,
     pub(super) candidates: usize,
     pub(super) tried: Vec<Candidate>,
     pub(super) inputs: InputReport,
@@ -115,8 +129,12 @@ impl Report {
             doubts: o.doubts.clone(),
             checks: Vec::new(),
             strength: names.iter().copied().zip(o.strength.values()).collect(),
+            grouping: o.grouping.clone(),
             candidates: o.tried.len(),
-            inputs: inputs(&o.aim, run.truth, &o.before, &o.after),
+            inputs: InputReport {
+                calibration: o.calibration.clone(),
+                ..inputs(&o.aim, run.truth, &o.before, &o.after)
+            },
             head_share: o.changes.iter().filter(|c| o.head.contains(&c.name)).map(|c| c.share).sum(),
             weights_changed: o.changes.iter().filter(|c| c.changed > 0).count(),
             elements_changed: o.changes.iter().map(|c| c.changed).sum(),
@@ -163,6 +181,9 @@ impl Report {
             r.candidates,
             r.seed
         );
+        if let Some(grouping) = &r.grouping {
+            out += &grouped(grouping);
+        }
         if let Some(file) = &r.fisher {
             let estimated: Vec<String> = r.estimated.iter().map(|c| format!(", class {c} estimated")).collect();
             out += &format!("fisher:   {}{}\n", file.display(), estimated.concat());
@@ -217,6 +238,31 @@ impl Report {
     }
 }
 
+/// How several classes were forgotten.
+fn grouped(g: &Grouping) -> String {
+    let list = |classes: &[usize]| classes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let mut out = format!("strategy: {}", g.taken.name());
+    if g.tried.len() > 1 {
+        let tried = g.tried.iter().map(|(s, doubts)| format!("{} ({doubts} doubts)", s.name()));
+        out += &format!(", of {}", tried.collect::<Vec<_>>().join(", "));
+    }
+    out.push('\n');
+    if !g.similar.is_empty() {
+        let groups: Vec<String> = g.similar.iter().map(|c| format!("{{{}}}", list(c))).collect();
+        let overlaps: Vec<String> = g.overlaps.iter().take(15).map(|(a, b, v)| format!("{a}-{b} {v:.2}")).collect();
+        let more = if g.overlaps.len() > 15 { ", …" } else { "" };
+        out += &format!("similar:  {} (overlap {}{more})\n", groups.join(" "), overlaps.join(", "));
+    }
+    if g.steps.len() > 1 {
+        for s in &g.steps {
+            let what = if s.shared { "what is shared by" } else { "class" };
+            let strengths: Vec<String> = s.strength.iter().map(|(n, v)| format::strength(n, *v)).collect();
+            out += &format!("  {what} {}: {} with {}\n", list(&s.classes), s.rule, strengths.join(", "));
+        }
+    }
+    out
+}
+
 fn inputs(aim: &Aim, truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
     let count = |logits: &[f64], keep: &dyn Fn(usize, usize) -> bool| {
         let answers = Answers::classes_of(logits, before.classes);
@@ -233,5 +279,6 @@ fn inputs(aim: &Aim, truth: &[usize], before: &Answers, after: &Answers) -> Inpu
         forgotten_answered_before: count(&before.logits, &answered),
         forgotten_answered_after: count(&after.logits, &answered),
         old_head_answered_after: after.old_head.as_ref().map(|z| count(z, &answered)),
+        calibration: None,
     }
 }

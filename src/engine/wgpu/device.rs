@@ -1,15 +1,15 @@
 //! The open device: its limits, its errors as values, the compiled pipelines.
 
-use super::{Options, adapter};
+use super::{Kernels, Options, adapter, subgroups};
 use crate::error::{Error, Result};
-use crate::ops::{Bind, Shader, Step};
+use crate::ops::{Bind, Form, Shader, Step};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wgpu::{
     AdapterInfo, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType,
-    ComputePipeline, ComputePipelineDescriptor, Device, DeviceDescriptor, ErrorFilter, Limits, MemoryHints,
-    PipelineCompilationOptions, PipelineLayoutDescriptor, PollType, Queue, ShaderModule, ShaderModuleDescriptor,
-    ShaderSource, ShaderStages, SubmissionIndex,
+    ComputePipeline, ComputePipelineDescriptor, Device, DeviceDescriptor, DeviceType, ErrorFilter, Features, Limits,
+    MemoryHints, PipelineCompilationOptions, PipelineLayoutDescriptor, PollType, Queue, ShaderModule,
+    ShaderModuleDescriptor, ShaderSource, ShaderStages, SubmissionIndex,
 };
 
 /// A shader compiled with its overrides, and the layout of its bindings.
@@ -27,6 +27,8 @@ pub(super) struct Gpu {
     pub queue: Queue,
     pub info: AdapterInfo,
     pub limits: Limits,
+    /// How shaders that multiply are written.
+    pub form: Form,
     /// What went wrong outside of any call that could have said so; the device is given up then.
     trouble: Arc<Mutex<Option<String>>>,
     /// Modules and their sources by name.
@@ -49,7 +51,7 @@ impl Gpu {
     pub(super) fn open(options: &Options) -> Result<Self> {
         let mut refused = Vec::new();
         for adapter in adapter::candidates(options)? {
-            match Self::open_one(&adapter) {
+            match Self::open_one(&adapter, options.kernels()?) {
                 Ok(gpu) => return Ok(gpu),
                 Err(why) => refused.push(format!("{}: {why}", adapter::describe(&adapter.get_info()))),
             }
@@ -57,7 +59,7 @@ impl Gpu {
         Err(Error::engine(format!("no GPU adapter can be used: {}", refused.join("; "))))
     }
 
-    fn open_one(adapter: &wgpu::Adapter) -> Result<Self, String> {
+    fn open_one(adapter: &wgpu::Adapter, kernels: Kernels) -> Result<Self, String> {
         let has = adapter.limits();
         let ask = Limits::default();
         let short = [
@@ -89,8 +91,20 @@ impl Gpu {
         let mut limits = ask.or_worse_values_from(&has);
         limits.max_buffer_size = has.max_buffer_size;
         limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size.min(has.max_buffer_size);
+        let info = adapter.get_info();
+        let wanted = match kernels {
+            Kernels::Auto if info.device_type == DeviceType::Cpu => Form::Subgroups,
+            Kernels::Auto | Kernels::Tiled => Form::Tiled,
+            Kernels::Direct => Form::Direct,
+            Kernels::Subgroups => Form::Subgroups,
+        };
+        let required_features = match wanted {
+            Form::Subgroups => adapter.features() & Features::SUBGROUP,
+            _ => Features::empty(),
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&DeviceDescriptor {
             label: Some("onnx-unlearn"),
+            required_features,
             required_limits: limits.clone(),
             memory_hints: MemoryHints::MemoryUsage,
             ..Default::default()
@@ -106,11 +120,21 @@ impl Gpu {
         device.set_device_lost_callback(move |_, message| {
             first(&slot, format!("device lost {}", one_line(&message)).trim().to_owned())
         });
+        let form = match wanted {
+            Form::Subgroups if required_features.is_empty() || !subgroups::fit(&device, &queue) => {
+                if kernels == Kernels::Subgroups {
+                    return Err("kernels with subgroups were asked for, and it has none of 8 neighbours".to_owned());
+                }
+                Form::Direct
+            }
+            other => other,
+        };
         Ok(Self {
             device,
             queue,
-            info: adapter.get_info(),
+            info,
             limits,
+            form,
             trouble,
             modules: Mutex::default(),
             pipelines: Mutex::default(),
@@ -192,10 +216,12 @@ impl Gpu {
         if let Some((m, _)) = lock(&self.modules).get(shader.name) {
             return Ok(m.clone());
         }
-        let descriptor =
-            ShaderModuleDescriptor { label: Some(shader.name), source: ShaderSource::Wgsl(shader.source.into()) };
+        let descriptor = ShaderModuleDescriptor {
+            label: Some(shader.name),
+            source: ShaderSource::Wgsl(shader.text(self.form).into()),
+        };
         let made = self.guarded(|| Ok(self.device.create_shader_module(descriptor)))?;
-        Ok(lock(&self.modules).entry(shader.name).or_insert((made, shader.source)).0.clone())
+        Ok(lock(&self.modules).entry(shader.name).or_insert((made, shader.text(self.form))).0.clone())
     }
 
     /// Name and source of every shader that was compiled, sorted by name.

@@ -4,12 +4,14 @@ mod adapter;
 mod device;
 mod pool;
 mod session;
+mod subgroups;
 mod transfer;
 
 use super::program::Program;
 use super::{Engine, Session, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::ops::Form;
 use crate::tensor::Array;
 use device::Gpu;
 use std::collections::BTreeMap;
@@ -26,6 +28,59 @@ pub struct Options {
     /// Looks only at these backends (`vulkan`, `metal`, `dx12`, `gl`, separated by commas). Unset: the
     /// environment variable `WGPU_BACKEND` if that is set.
     pub backend: Option<String>,
+    /// How shaders that multiply are written. [`Kernels::Auto`]: as the environment variable
+    /// `ONNX_UNLEARN_KERNELS` says if that is set.
+    pub kernels: Kernels,
+}
+
+/// How shaders that multiply are written; see [`Form`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Kernels {
+    /// As suits the adapter: tiled on a GPU, direct where a CPU computes, with subgroups if they fit.
+    #[default]
+    Auto,
+    /// [`Form::Direct`], which runs everywhere.
+    Direct,
+    /// [`Form::Subgroups`], or an error where the adapter has none of 8 neighbours.
+    Subgroups,
+    /// [`Form::Tiled`], which runs everywhere.
+    Tiled,
+}
+
+impl Kernels {
+    /// `auto`, `direct`, `subgroups` or `tiled`, in any case.
+    ///
+    /// # Errors
+    /// For any other name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name.trim().to_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "direct" => Ok(Self::Direct),
+            "subgroups" => Ok(Self::Subgroups),
+            "tiled" => Ok(Self::Tiled),
+            other => Err(Error::engine(format!("'{other}' are no kernels: use auto, direct, subgroups or tiled"))),
+        }
+    }
+}
+
+impl Options {
+    fn kernels(&self) -> Result<Kernels> {
+        match (self.kernels, std::env::var("ONNX_UNLEARN_KERNELS")) {
+            (Kernels::Auto, Ok(name)) if !name.trim().is_empty() => Kernels::parse(&name),
+            (kernels, _) => Ok(kernels),
+        }
+    }
+}
+
+/// How long one dispatch took.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The node it belongs to: `node 'name' (Op)`.
+    pub node: String,
+    /// Its shader.
+    pub shader: &'static str,
+    /// Seconds from handing it to the queue until it was done.
+    pub seconds: f64,
 }
 
 /// Runs graphs on a GPU. Sessions share the device, the compiled shaders and the free memory.
@@ -44,6 +99,23 @@ impl WgpuEngine {
     /// True when the adapter computes on the CPU.
     pub fn is_software(&self) -> bool {
         self.gpu.info.device_type == wgpu::DeviceType::Cpu
+    }
+    /// Runs a graph twice, the second time one dispatch after the other, and returns how long each of these took:
+    /// for finding out where the time goes. Waiting for the device takes its share of every dispatch, some 0.1 ms.
+    ///
+    /// # Errors
+    /// As [`Engine::prepare`] and [`Session::run`].
+    pub fn time(&self, graph: &Graph, feeds: &[Tensor]) -> Result<Vec<Timing>> {
+        let mut session = session::GpuSession::new(self.gpu.clone(), graph)?;
+        // code is generated when a shader first runs
+        for out in session.run(feeds)? {
+            out.to_array()?;
+        }
+        session.time(feeds)
+    }
+    /// How its shaders that multiply are written.
+    pub fn form(&self) -> Form {
+        self.gpu.form
     }
     /// Bytes that one tensor may have at most.
     pub fn max_tensor_bytes(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! A program made ready for the GPU: memory taken, pipelines compiled, constants uploaded; a run binds
 //! the feeds and submits everything at once.
 
+use super::Timing;
 use super::device::{Gpu, Pipeline};
 use super::pool::Held;
 use super::transfer::GpuTensor;
@@ -11,13 +12,20 @@ use crate::graph::Graph;
 use crate::tensor::TensorType;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, SubmissionIndex};
+use std::time::Instant;
+use wgpu::{
+    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, ComputePass, Device,
+    SubmissionIndex,
+};
 
 /// Runs that may be under way at once, so that the host cannot pile up work without end.
 const IN_FLIGHT: usize = 2;
 
 /// One step, ready to be encoded.
 struct Dispatch {
+    /// The node in messages, and the shader.
+    node: String,
+    shader: &'static str,
     pipeline: Arc<Pipeline>,
     /// Buffer and bytes of each binding but the last.
     binds: Vec<(Place, u64)>,
@@ -84,7 +92,8 @@ impl GpuSession {
             .into_iter()
             .map(|d| {
                 let pipeline = gpu.pipeline(&d.step).map_err(|e| e.at(&d.node))?;
-                Ok(Dispatch { pipeline, binds: d.binds, params: d.params, grid: d.step.grid, bound: None })
+                let (shader, grid) = (d.step.shader.name, d.step.grid);
+                Ok(Dispatch { node: d.node, shader, pipeline, binds: d.binds, params: d.params, grid, bound: None })
             })
             .collect::<Result<Vec<_>>>()?;
         let inputs: Vec<Input> = program
@@ -107,7 +116,8 @@ impl GpuSession {
         self.inputs.iter_mut().zip(feeds).map(|(i, feed)| i.bind(&self.gpu, feed).map_err(|e| e.at(&i.label))).collect()
     }
 
-    fn submit(&mut self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
+    /// Hands all work to the queue, or one dispatch after the other when `timings` wants the seconds of each.
+    fn submit(&mut self, feeds: &[Tensor], mut timings: Option<&mut Vec<Timing>>) -> Result<Vec<Tensor>> {
         let feeds = self.bind_feeds(feeds)?;
         // an output that somebody still holds stays his; this run writes to another buffer
         for (p, _) in &self.outputs {
@@ -123,31 +133,27 @@ impl GpuSession {
             Place::Slot(i) => Ok(&slots[i]),
             Place::Feed(i) => feeds[i].as_ref().ok_or_else(|| Error::internal("an input that is read was not fed")),
         };
-        let device = &self.gpu.device;
-        let mut encoder = device.create_command_encoder(&Default::default());
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        for d in &mut self.dispatches {
-            let buffers = d.binds.iter().map(|b| Ok(&held(b.0)?.buffer)).collect::<Result<Vec<&Buffer>>>()?;
-            let fresh = d.bound.take().filter(|(old, _)| old.iter().eq(buffers.iter().copied()));
-            let (_, group) = d.bound.insert(fresh.unwrap_or_else(|| {
-                let params = (&self.params.buffer, d.params.0, d.params.1);
-                let whole = buffers.iter().zip(&d.binds).map(|(b, (_, bytes))| (*b, 0, *bytes));
-                let entries: Vec<BindGroupEntry> =
-                    (0u32..).zip(whole.chain([params])).map(|(i, (b, at, bytes))| entry(i, b, at, bytes)).collect();
-                let group = device.create_bind_group(&BindGroupDescriptor {
-                    label: None,
-                    layout: &d.pipeline.layout,
-                    entries: &entries,
-                });
-                (buffers.into_iter().cloned().collect(), group)
-            }));
-            pass.set_pipeline(&d.pipeline.compiled);
-            pass.set_bind_group(0, &*group, &[]);
-            let [x, y, z] = d.grid;
-            pass.dispatch_workgroups(x, y, z);
+        let each = if timings.is_some() { 1 } else { self.dispatches.len().max(1) };
+        for dispatches in self.dispatches.chunks_mut(each) {
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for d in dispatches.iter_mut() {
+                let buffers = d.binds.iter().map(|b| Ok(&held(b.0)?.buffer)).collect::<Result<Vec<&Buffer>>>()?;
+                d.encode(&self.gpu.device, &self.params.buffer, &buffers, &mut pass);
+            }
+            drop(pass);
+            let commands = encoder.finish();
+            let started = Instant::now();
+            let submission = self.gpu.queue.submit([commands]);
+            match (&mut timings, dispatches) {
+                (Some(timings), [d, ..]) => {
+                    self.gpu.wait(submission)?;
+                    let seconds = started.elapsed().as_secs_f64();
+                    timings.push(Timing { node: d.node.clone(), shader: d.shader, seconds });
+                }
+                _ => self.running.push_back(submission),
+            }
         }
-        drop(pass);
-        self.running.push_back(self.gpu.queue.submit([encoder.finish()]));
         self.outputs
             .iter()
             .map(|(p, ty)| {
@@ -155,6 +161,40 @@ impl GpuSession {
                 Ok(Tensor::Device(Arc::new(GpuTensor { gpu: self.gpu.clone(), held, ty: ty.clone() })))
             })
             .collect()
+    }
+
+    /// Runs the graph once, one dispatch at a time; returns how long each took, waiting included.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub(super) fn time(&mut self, feeds: &[Tensor]) -> Result<Vec<Timing>> {
+        let mut timings = Vec::with_capacity(self.dispatches.len());
+        let gpu = self.gpu.clone();
+        gpu.guarded(|| self.submit(feeds, Some(&mut timings)))?;
+        Ok(timings)
+    }
+}
+
+impl Dispatch {
+    /// Encodes it with these buffers; the bind group of the last run is kept where it binds the same.
+    fn encode(&mut self, device: &Device, params: &Buffer, buffers: &[&Buffer], pass: &mut ComputePass<'_>) {
+        let fresh = self.bound.take().filter(|(old, _)| old.iter().eq(buffers.iter().copied()));
+        let (_, group) = self.bound.insert(fresh.unwrap_or_else(|| {
+            let params = (params, self.params.0, self.params.1);
+            let whole = buffers.iter().zip(&self.binds).map(|(b, (_, bytes))| (*b, 0, *bytes));
+            let entries: Vec<BindGroupEntry> =
+                (0u32..).zip(whole.chain([params])).map(|(i, (b, at, bytes))| entry(i, b, at, bytes)).collect();
+            let group = device.create_bind_group(&BindGroupDescriptor {
+                label: None,
+                layout: &self.pipeline.layout,
+                entries: &entries,
+            });
+            (buffers.iter().copied().cloned().collect(), group)
+        }));
+        pass.set_pipeline(&self.pipeline.compiled);
+        pass.set_bind_group(0, &*group, &[]);
+        let [x, y, z] = self.grid;
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -200,7 +240,7 @@ impl Session for GpuSession {
             self.gpu.wait(oldest)?;
         }
         let gpu = self.gpu.clone();
-        let out = gpu.guarded(|| self.submit(feeds));
+        let out = gpu.guarded(|| self.submit(feeds, None));
         if out.is_err() {
             // bind groups made while something failed may be broken
             self.dispatches.iter_mut().for_each(|d| d.bound = None);

@@ -1,9 +1,12 @@
 use super::super::proto::*;
 use super::super::samples::*;
+use super::splice::CHUNK;
 use super::*;
+
 use proptest::prelude::*;
 use prost::Message;
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 
 mod companions;
 
@@ -287,23 +290,25 @@ fn verification_sees_a_stray_byte() {
     let source = everything();
     let case = Case::new(&source);
     let m = case.open();
-    let job = job(2, &m.weights()[2], &Array::full(&[2], 3_f32)).unwrap();
+    let changes = [(2, Array::full(&[2], 3_f32))];
+    let jobs = plan(&m, &changes).unwrap();
+    let job = &jobs[0];
     let mut done = PatchedWeight { index: 2, name: String::new(), elements: 2, changed: 2, bytes: 8 };
     let mut temp = tempfile::NamedTempFile::new().unwrap();
-    temp.write_all(&source).unwrap();
-    splice(&mut temp, &source, &[], &job, &case.model).unwrap();
-    verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).unwrap();
+    splice_all(&mut temp, &source, &[], &changes, &mut [(job, &mut done)], &case.model).unwrap();
+    assert_eq!(done.changed, 2);
+    verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(job, &mut done)]).unwrap();
     done.changed = 1;
-    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).is_err());
+    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(job, &mut done)]).is_err());
     done.changed = 2;
     temp.seek(SeekFrom::Start(3)).unwrap();
     temp.write_all(&[source[3] ^ 1]).unwrap();
-    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).is_err());
+    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(job, &mut done)]).is_err());
     temp.seek(SeekFrom::Start(3)).unwrap();
     temp.write_all(&[source[3]]).unwrap();
     temp.seek(SeekFrom::End(0)).unwrap();
     temp.write_all(&[0]).unwrap();
-    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(&job, &mut done)]).is_err());
+    assert!(verify(&files::map(temp.as_file()).unwrap(), &source, &[], &[(job, &mut done)]).is_err());
 }
 
 #[test]

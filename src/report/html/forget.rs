@@ -9,6 +9,7 @@ use super::{
 use crate::error::Result;
 use crate::forget::Outcome;
 use crate::forget::answers::Answers;
+use crate::forget::calibration::Seen;
 use crate::forget::search::Candidate;
 use crate::inputs::Labelled;
 use crate::report::format;
@@ -121,7 +122,7 @@ fn summary(run: &Run<'_>, n: &Numbers) -> Vec<Fact> {
     let changed: usize = o.changes.iter().map(|c| c.changed).sum();
     let weights = o.changes.iter().filter(|c| c.changed > 0).count();
     let elements: usize = o.changes.iter().map(|c| c.elements).sum();
-    vec![
+    let mut all = vec![
         Fact::new("Asked", format!("make {} forget {} of {classes}", shown(run.model), class_list(run.classes))),
         Fact::new(
             "Judged on",
@@ -139,7 +140,21 @@ fn summary(run: &Run<'_>, n: &Numbers) -> Vec<Fact> {
             ),
         ),
         Fact::new("Where", weights::where_it_lies(&o.changes, &o.head)),
-    ]
+    ];
+    all.extend(o.calibration.as_ref().map(|seen| Fact::new("Calibration samples", calibration(seen))));
+    all
+}
+
+/// What calibration samples said before and after.
+fn calibration([before, after]: &[Seen; 2]) -> String {
+    let of = |now: usize, was: usize, all: usize| {
+        format!("{} of {} ({} before)", format::count(now), format::count(all), format::count(was))
+    };
+    format!(
+        "still answered: {}; others answered rightly: {}",
+        of(after.forgotten_answered, before.forgotten_answered, before.forgotten_samples),
+        of(after.retained_right, before.retained_right, before.retained_samples)
+    )
 }
 
 fn figures(n: &Numbers) -> Vec<Figure> {

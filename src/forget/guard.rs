@@ -1,0 +1,180 @@
+//! What steps into the body must leave alone, and what tells how far they may go.
+//!
+//! Inputs that were made from the model are answered with near certainty and are easily spared, while data are not: noise
+//! that is mixed into them takes the certainty away. Guards give the directions in which the log-odds of the retained
+//! classes change; a step has no part in them. Canaries are other inputs, with other noise, that no step spares.
+
+use super::Aim;
+use super::answers::Answers;
+use crate::error::Result;
+use crate::inputs::{Labelled, generator};
+use crate::tensor::Array;
+use rand::Rng;
+
+/// Groups of retained classes that are guarded at most: each costs a gradient of every weight that moves.
+const MOST_GROUPS: usize = 9;
+
+/// Elements that all gradients of guards hold at most; there are fewer groups where the weights are many.
+const MOST_ELEMENTS: usize = 1 << 27;
+
+/// Inputs of a group that guard it, each as it is and with noise.
+const GUARDS: usize = 1;
+
+/// Inputs of a class that are canaries, at most.
+const CANARIES: usize = 6;
+
+/// A class counts that is the answer to so many canaries.
+const LEAST_CANARIES: usize = 2;
+
+/// Part of an input that noise replaces.
+const NOISE: f64 = 0.5;
+
+/// Inputs of some retained classes.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// As they are, then with noise.
+    pub inputs: Labelled,
+}
+
+/// One guard for every retained class, or for a group of them, from the inputs that start at `from`.
+///
+/// # Errors
+/// When the inputs are inconsistent.
+pub(super) fn guards(data: &Labelled, aim: &Aim, from: usize, seed: u64, elements: usize) -> Result<Vec<Guard>> {
+    let classes = retained(data, aim, from);
+    let most = (MOST_ELEMENTS / elements.max(1)).clamp(1, MOST_GROUPS).min(classes.len());
+    let mut all = Vec::new();
+    for group in 0..most {
+        let members: Vec<&Vec<usize>> = classes.iter().skip(group).step_by(most).collect();
+        // where a group has many classes, some of them stand for it
+        let take = members.len().min(GUARDS);
+        let each = GUARDS.div_ceil(take);
+        let spread = (0..take).map(|k| members[k * members.len() / take]);
+        let positions: Vec<usize> = spread.flat_map(|m| m.iter().take(each)).copied().collect();
+        let clean = data.select(&positions)?;
+        let inputs = clean.concat(&noised(&clean, data, seed, GUARD_NOISE)?)?;
+        all.push(Guard { inputs });
+    }
+    Ok(all)
+}
+
+/// Inputs with noise that no guard has.
+pub(super) struct Canaries {
+    pub(super) inputs: Labelled,
+    /// The class that each was answered with before, of those to retain.
+    answers: Vec<usize>,
+    before: Vec<f64>,
+    forgotten: Vec<usize>,
+    classes: usize,
+}
+
+impl Canaries {
+    /// The retained inputs from `from` on that guard nothing, or all where a class has too few.
+    ///
+    /// # Errors
+    /// When the inputs are inconsistent.
+    pub(super) fn choose(data: &Labelled, aim: &Aim, from: usize, seed: u64) -> Result<Labelled> {
+        let classes = retained(data, aim, from);
+        let of_class = |m: &Vec<usize>| {
+            let others = if m.len() > GUARDS { GUARDS } else { 0 };
+            m[others..].iter().take(CANARIES).copied().collect::<Vec<_>>()
+        };
+        let chosen = data.select(&classes.iter().flat_map(of_class).collect::<Vec<_>>())?;
+        noised(&chosen, data, seed, CANARY_NOISE)
+    }
+
+    /// Remembers how they were answered before.
+    pub(super) fn new(inputs: Labelled, before: &Answers, aim: &Aim) -> Self {
+        let (classes, forgotten) = (before.classes, aim.classes().to_vec());
+        let p = without(&before.logits, classes, &forgotten);
+        let answers = Answers::classes_of(&p, classes);
+        let before = answers.iter().enumerate().map(|(i, a)| p[i * classes + a].exp()).collect();
+        Self { inputs, answers, before, forgotten, classes }
+    }
+
+    /// Least over the classes of the part that is left of the mean probability of what they were answered with; the classes
+    /// to forget do not count as answers, as the last layer will lose them.
+    pub(super) fn kept(&self, now: &Answers) -> f64 {
+        let c = self.classes;
+        let p = without(&now.logits, c, &self.forgotten);
+        let mut sums = vec![(0usize, 0.0, 0.0); c];
+        for (i, (&a, b)) in self.answers.iter().zip(&self.before).enumerate() {
+            let s = &mut sums[a];
+            *s = (s.0 + 1, s.1 + b, s.2 + p[i * c + a].exp());
+        }
+        sums.iter().filter(|s| s.0 >= LEAST_CANARIES).map(|s| s.2 / s.1).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// Log-probabilities among the classes to retain; −∞ for the others.
+fn without(logits: &[f64], classes: usize, forgotten: &[usize]) -> Vec<f64> {
+    let open = |(i, z): (usize, &f64)| if forgotten.contains(&(i % classes)) { f64::NEG_INFINITY } else { *z };
+    Answers::log_probabilities(&logits.iter().enumerate().map(open).collect::<Vec<_>>(), classes)
+}
+
+/// Positions of the retained inputs from `from` on, of each class.
+fn retained(data: &Labelled, aim: &Aim, from: usize) -> Vec<Vec<usize>> {
+    let [_, others] = aim.sides(data);
+    let late = others.into_values().map(|m| m.into_iter().filter(|&i| i >= from).collect::<Vec<_>>());
+    late.filter(|m| !m.is_empty()).collect()
+}
+
+const GUARD_NOISE: &[u8] = b"guards";
+const CANARY_NOISE: &[u8] = b"canaries";
+
+/// These inputs, half of each replaced by uniform noise over the range of all.
+fn noised(inputs: &Labelled, all: &Labelled, seed: u64, purpose: &[u8]) -> Result<Labelled> {
+    let (lo, hi) = all.range();
+    let mut rng = generator(seed, purpose);
+    let mut uniform = || f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24);
+    let mixed: Vec<f64> =
+        inputs.x.to_f64().into_iter().map(|v| (1.0 - NOISE) * v + NOISE * (lo + (hi - lo) * uniform())).collect();
+    let x = Array::from_vec(inputs.x.shape(), mixed)?.to_float(inputs.x.dtype());
+    Ok(Labelled { x, y: inputs.y.clone(), extra: inputs.extra.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forget::{Method, Request};
+
+    /// Two inputs of each of four classes; every element is its position.
+    fn data() -> Labelled {
+        let x = Array::from_vec(&[8, 1], (0..8).map(f64::from).collect::<Vec<_>>()).unwrap();
+        Labelled::new(x, vec![0, 0, 1, 1, 2, 2, 3, 3]).unwrap()
+    }
+
+    fn aim(data: &Labelled) -> Aim {
+        Aim::new(&Request::new(vec![1], Method::Search(Vec::new())), data, 4).unwrap()
+    }
+
+    #[test]
+    fn every_retained_class_is_guarded() {
+        let data = data();
+        let all = guards(&data, &aim(&data), 0, 0, 10).unwrap();
+        let y: Vec<Vec<usize>> = all.iter().map(|g| g.inputs.y.clone()).collect();
+        assert_eq!(y, [[0; 2], [2; 2], [3; 2]]);
+        let x = all[2].inputs.x.to_f64();
+        assert!(x[0] == 6.0 && x[1] >= 3.0 && x[1] <= 6.5 && x[1] != 6.0, "{x:?}");
+        // few groups where the weights are many; one class stands for a group
+        let few = guards(&data, &aim(&data), 0, 0, MOST_ELEMENTS / 2).unwrap();
+        let y: Vec<Vec<usize>> = few.iter().map(|g| g.inputs.y.clone()).collect();
+        assert_eq!(y, [[0; 2], [2; 2]]);
+        // inputs before the first that counts guard nothing
+        let late = guards(&data, &aim(&data), 5, 0, 10).unwrap();
+        assert_eq!(late.iter().map(|g| g.inputs.y[0]).collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn the_worst_class_of_canaries_counts() {
+        let data = data();
+        let aim = aim(&data);
+        let inputs = Canaries::choose(&data, &aim, 0, 0).unwrap();
+        assert_eq!(inputs.y, [0, 2, 3]);
+        let answers = |z: [f64; 4]| Answers { classes: 4, logits: z.repeat(3), old_head: None };
+        // class 1 is to be forgotten: class 0 is the answer, with 1/2 of what is left, then with 1/4
+        let ln = f64::ln;
+        let canaries = Canaries::new(inputs, &answers([ln(2.0), ln(90.0), 0.0, 0.0]), &aim);
+        assert!((canaries.kept(&answers([0.0, 50.0, 0.0, ln(2.0)])) - 0.5).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,160 @@
+//! The last layer on its own. While only it changes, the features that it reads stay what they are: they are computed once,
+//! and what is tried of the last layer is a small product.
+
+use super::Aim;
+use super::answers::{Answerer, Answers};
+use super::ascent::{Ascent, Part};
+use super::rewrite::Basis;
+use crate::autodiff::head::head_weights;
+use crate::classifier::{Classifier, ClassifierOptions, Weights, batch_feeds};
+use crate::engine::{Engine, Session, Tensor};
+use crate::error::{Error, Result};
+use crate::graph::{Batch, Graph, Source, ValueId, passes};
+use crate::inputs::Labelled;
+use crate::onnx::{ExportOptions, Model, to_bytes};
+use crate::tensor::Array;
+use std::collections::HashMap;
+
+/// A classifier cut before its last layer.
+pub(super) struct Cut {
+    head: Classifier,
+    body: Graph,
+    weight_ids: Vec<ValueId>,
+}
+
+impl Cut {
+    /// `None` where the last layer does not read one value that has the samples on its first axis, or is no classifier by
+    /// itself.
+    ///
+    /// # Errors
+    /// As [`Classifier::bind`].
+    pub(super) fn of(classifier: &Classifier, engine: &dyn Engine, batch: usize) -> Result<Option<Self>> {
+        let Some(head) = head_alone(&classifier.bind(1)?.graph, classifier, engine)? else { return Ok(None) };
+        let mut body = classifier.bind(batch)?.graph;
+        let Some(features) = features(&body, classifier)? else { return Ok(None) };
+        let weight_ids = body.feed_weights();
+        body.outputs = vec![features];
+        Ok(Some(Self { head, body, weight_ids }))
+    }
+
+    /// The features of all samples under these weights, with the classes of the samples.
+    fn features(&self, engine: &dyn Engine, weights: &Weights, data: &Labelled) -> Result<Labelled> {
+        let mut session: Box<dyn Session> = engine.prepare(&self.body)?;
+        let fixed = weights.feeds(&self.body, &self.weight_ids)?;
+        let (batch, mut shape, mut all) = (self.body.batch, Vec::new(), Vec::new());
+        for from in (0..data.len()).step_by(batch) {
+            let to = (from + batch).min(data.len());
+            let (inputs, _) = batch_feeds(&self.body, data, from, to, batch)?;
+            let feeds: Vec<Tensor> =
+                inputs.into_iter().map(|(_, a)| Tensor::Host(a)).chain(fixed.iter().cloned()).collect();
+            let results = session.run(&feeds)?;
+            let found = results.first().ok_or_else(|| Error::internal("a session gave no features"))?.to_array()?;
+            shape = found.shape().to_vec();
+            let each = found.len() / batch;
+            all.extend(found.to_f64().into_iter().take(each * (to - from)));
+        }
+        shape[0] = data.len();
+        Labelled::new(Array::from_vec(&shape, all)?.to_float(self.head.float()), data.y.clone())
+    }
+}
+
+/// What the model is shown.
+pub(super) struct Shown<'a> {
+    /// The labelled inputs, then samples that are only listened to.
+    pub(super) all: &'a Labelled,
+    /// How many are inputs.
+    pub(super) inputs: usize,
+    /// Which of them are to be forgotten.
+    pub(super) aim: &'a Aim,
+}
+
+/// The last layer above a body that has settled.
+pub(super) struct Last<'a> {
+    ascent: Ascent<'a>,
+    answerer: Answerer,
+    features: Labelled,
+    /// What the old head answers on this body.
+    old_head: Option<Vec<f64>>,
+}
+
+impl<'a> Last<'a> {
+    /// `settled` are the answers under these weights.
+    ///
+    /// # Errors
+    /// As [`Ascent::new`].
+    pub(super) fn new(
+        cut: &Cut,
+        engine: &'a dyn Engine,
+        basis: &Basis,
+        shown: &Shown<'_>,
+        weights: &Weights,
+        settled: &Answers,
+    ) -> Result<Self> {
+        let features = cut.features(engine, weights, shown.all)?;
+        let inputs = features.batch(0..shown.inputs)?;
+        let ascent = Ascent::new(&cut.head, engine, basis, Part::Head, &inputs, shown.aim, Vec::new())?;
+        let answerer = Answerer::new(&cut.head, engine, features.len().min(256), false)?;
+        Ok(Self { ascent, answerer, features, old_head: settled.old_head.clone() })
+    }
+
+    /// As [`Ascent::step`].
+    pub(super) fn step(&mut self, weights: &Weights) -> Result<Weights> {
+        self.ascent.step(weights)
+    }
+
+    /// The answers to all samples under these weights, whose body has settled.
+    pub(super) fn answers(&mut self, weights: &Weights) -> Result<Answers> {
+        let answers = self.answerer.answer(weights, weights, &self.features, &mut |_| ())?;
+        Ok(Answers { old_head: self.old_head.clone(), ..answers })
+    }
+}
+
+/// The one value that enters the last layer, if it has the samples on its first axis and is computed by a node.
+fn features(g: &Graph, classifier: &Classifier) -> Result<Option<ValueId>> {
+    let head = classifier.head(g)?;
+    let weights = head_weights(g, &head);
+    let depends = passes::reached_from(g, &weights);
+    let is_reached = |id: &ValueId| depends[id.index()];
+    let mut above = vec![false; g.values().len()];
+    above[head.logits.index()] = is_reached(&head.logits);
+    let mut entering: Vec<ValueId> = Vec::new();
+    for node in g.nodes().iter().rev() {
+        if !node.outputs.iter().flatten().any(|o| above[o.index()]) {
+            continue;
+        }
+        for id in node.inputs.iter().flatten() {
+            if is_reached(id) {
+                above[id.index()] = true;
+            } else if g.constant_of(*id).is_none() && !entering.contains(id) {
+                entering.push(*id);
+            }
+        }
+    }
+    let [one] = entering[..] else { return Ok(None) };
+    let value = g.value(one);
+    let is_first = value.batch == Batch::LEADING && value.ty.shape.first() == Some(&g.batch);
+    Ok((is_first && value.ty.dtype.is_float() && matches!(value.source, Source::Node { .. })).then_some(one))
+}
+
+/// The last layer as a classifier of features.
+fn head_alone(g: &Graph, classifier: &Classifier, engine: &dyn Engine) -> Result<Option<Classifier>> {
+    let Some(features) = features(g, classifier)? else { return Ok(None) };
+    let head = classifier.head(g)?;
+    let mut alone = Graph::new(g.batch);
+    alone.opset = g.opset;
+    let entry = alone.input("features".to_owned(), g.value(features).ty.clone(), Batch::LEADING);
+    let mut map = HashMap::from([(features, entry)]);
+    for id in head_weights(g, &head) {
+        let Source::Weight(data) = &g.value(id).source else { return Ok(None) };
+        map.insert(id, alone.weight(g.label(id), data.clone()));
+    }
+    passes::replay(g, &mut alone, &[head.logits], &mut map)?;
+    let Some(&logits) = map.get(&head.logits) else { return Ok(None) };
+    alone.outputs = vec![logits];
+    let bytes = to_bytes(&alone, &ExportOptions::default())?;
+    // a last layer that is no classifier by itself is tried as a part of the whole
+    let made =
+        Model::from_bytes("last layer", bytes).and_then(|m| Classifier::from_model(m, ClassifierOptions::default()));
+    let same = |c: &Classifier| c.classes() == classifier.classes() && c.bind(2).is_ok();
+    made.ok().filter(same).map(|c| c.on(engine)).transpose()
+}

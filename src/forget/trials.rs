@@ -1,0 +1,345 @@
+//! Trying strengths: the weights that they give, and what the inputs say of these.
+
+use super::Aim;
+use super::answers::{Answerer, Answers};
+use super::ascent::{Ascent, Part};
+use super::calibration::Calibration;
+use super::guard::{Canaries, guards};
+use super::last::{Cut, Last, Shown};
+use super::rewrite::{Basis, Rewriter};
+use super::rules::{Rule, Strength};
+use super::search::Candidate;
+use crate::classifier::{Classifier, Weights};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::inputs::Labelled;
+use std::rc::Rc;
+
+/// Which of the labelled inputs tell how the retained classes fare, as data would.
+#[derive(Clone, Copy, Debug)]
+pub struct Guide {
+    /// The first of them; none where the inputs may be memorised, one by one.
+    pub from: Option<usize>,
+    /// Decides the noise that is mixed into them.
+    pub seed: u64,
+}
+
+impl Guide {
+    /// The same among the inputs whose class takes part.
+    pub(super) fn among(self, data: &Labelled, takes_part: impl Fn(&usize) -> bool) -> Self {
+        let before = |from: usize| data.y.iter().take(from).filter(|y| takes_part(y)).count();
+        Self { from: self.from.map(before), ..self }
+    }
+}
+
+/// Tries strengths on one model, one set of inputs and one choice of classes.
+pub struct Trials<'a> {
+    classifier: &'a Classifier,
+    engine: &'a dyn Engine,
+    answerer: Answerer,
+    old: &'a Weights,
+    /// Where the old head is taken from.
+    original: &'a Weights,
+    basis: Basis,
+    data: &'a Labelled,
+    aim: &'a Aim,
+    guide: Guide,
+    rewriters: Vec<(Rule, Rewriter)>,
+    ascents: Vec<(Part, Ascent<'a>)>,
+    stepped: usize,
+    before: Option<Answers>,
+    calibration: Option<Rc<Calibration>>,
+    /// The last layer above the body that has settled, where it can be had on its own.
+    last: Option<Last<'a>>,
+    /// Where the last search of an ascent ended, so that its steps need not be taken again.
+    walked: Option<(Strength, Weights, Answers)>,
+}
+
+impl<'a> Trials<'a> {
+    /// Nothing runs yet; sessions are made when a rule is first tried.
+    pub fn new(
+        classifier: &'a Classifier,
+        engine: &'a dyn Engine,
+        answerer: Answerer,
+        old: &'a Weights,
+        basis: Basis,
+        data: &'a Labelled,
+        aim: &'a Aim,
+        guide: Guide,
+    ) -> Self {
+        Self {
+            classifier,
+            engine,
+            answerer,
+            old,
+            original: old,
+            basis,
+            data,
+            aim,
+            guide,
+            rewriters: Vec::new(),
+            ascents: Vec::new(),
+            stepped: 0,
+            before: None,
+            calibration: None,
+            last: None,
+            walked: None,
+        }
+    }
+
+    /// The same with samples that are listened to as well; answers are then those to the inputs and, after them, to the
+    /// samples.
+    pub(super) fn calibrated(self, calibration: Option<Calibration>) -> Self {
+        Self { calibration: calibration.map(Rc::new), ..self }
+    }
+
+    /// The same where `old` was changed before: these are the weights as they came in the file.
+    pub(super) fn since(self, original: &'a Weights) -> Self {
+        Self { original, ..self }
+    }
+
+    /// Samples that are listened to beside the inputs.
+    pub(super) fn calibration(&self) -> Option<Rc<Calibration>> {
+        self.calibration.clone()
+    }
+
+    /// Inputs that tell how far the body may change; `None` where there are none that could.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn canaries(&mut self) -> Result<Option<Canaries>> {
+        let Some(from) = self.guide.from else { return Ok(None) };
+        let inputs = Canaries::choose(self.data, self.aim, from, self.guide.seed)?;
+        let before = self.answerer.answer(self.old, self.old, &inputs, &mut |_| ())?;
+        Ok(Some(Canaries::new(inputs, &before, self.aim)))
+    }
+
+    /// What is left of the canaries' answers.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn spared(&mut self, canaries: &Canaries, weights: &Weights) -> Result<f64> {
+        Ok(canaries.kept(&self.answerer.answer(weights, self.old, &canaries.inputs, &mut |_| ())?))
+    }
+
+    /// The weights as they came.
+    pub(super) fn old(&self) -> &'a Weights {
+        self.old
+    }
+
+    /// The labelled inputs.
+    pub(super) fn data(&self) -> &'a Labelled {
+        self.data
+    }
+
+    /// Which of them are to be forgotten.
+    pub(super) fn aim(&self) -> &'a Aim {
+        self.aim
+    }
+
+    /// Samples that were run forward so far.
+    pub fn passes(&self) -> usize {
+        self.answerer.passes
+    }
+
+    /// True when some weight of that part may change.
+    pub(super) fn may_change(&self, part: Part) -> bool {
+        self.basis.names.iter().any(|n| part.holds(n, &self.answerer.head))
+    }
+
+    /// Says that the body changes no more: from here on, steps and answers are those of the last layer alone.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn settle(&mut self, weights: &Weights, answers: &Answers) -> Result<()> {
+        let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
+        let is_open = self.may_change(Part::Head) && self.may_have_body();
+        let cut = if is_open { Cut::of(self.classifier, self.engine, shown.len().min(256))? } else { None };
+        if let Some(cut) = cut {
+            self.answerer.passes += shown.len();
+            let inputs = Shown { all: shown, inputs: self.data.len(), aim: self.aim };
+            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, weights, answers)?);
+        }
+        Ok(())
+    }
+
+    /// True when there are weights before the last layer, whether or not they may change.
+    fn may_have_body(&self) -> bool {
+        self.old.names.iter().any(|n| !self.answerer.head.contains(n))
+    }
+
+    /// Answers under weights that a step of that part has changed.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn after(&mut self, part: Part, weights: &Weights) -> Result<Answers> {
+        match (part, &mut self.last) {
+            (Part::Head, Some(last)) => last.answers(weights),
+            _ => self.answers(weights),
+        }
+    }
+
+    /// The weights after one more step of the ascent.
+    ///
+    /// # Errors
+    /// When no weight of that part may change, an op has no derivative, or the engine fails.
+    pub(super) fn step(&mut self, part: Part, weights: &Weights) -> Result<Weights> {
+        if let (Part::Head, Some(last)) = (part, &mut self.last) {
+            return last.step(weights);
+        }
+        let i = match self.ascents.iter().position(|(p, _)| *p == part) {
+            Some(i) => i,
+            None => {
+                let (data, aim, seed) = (self.data, self.aim, self.guide.seed);
+                let moved = self.basis.f_r.iter().map(|t| t.ty().len()).sum();
+                let guards = match self.guide.from {
+                    Some(from) if part == Part::Body => guards(data, aim, from, seed, moved)?,
+                    _ => Vec::new(),
+                };
+                let ascent = Ascent::new(self.classifier, self.engine, &self.basis, part, data, aim, guards)?;
+                self.ascents.push((part, ascent));
+                self.ascents.len() - 1
+            }
+        };
+        self.stepped += self.ascents[i].1.samples();
+        self.ascents[i].1.step(weights)
+    }
+
+    /// Keeps what [`Trials::at`] would work out for this strength.
+    pub(super) fn keep(&mut self, strength: Strength, weights: Weights, answers: Answers) {
+        self.last = None;
+        self.walked = Some((strength, weights, answers));
+    }
+
+    /// Samples that were run forward and back for steps of the ascent.
+    pub(super) fn stepped(&self) -> usize {
+        self.stepped
+    }
+
+    /// Answers under the old weights.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn before(&mut self) -> Result<Answers> {
+        if self.before.is_none() {
+            self.before = Some(self.answers(self.old)?);
+        }
+        self.before.clone().ok_or_else(|| Error::internal("no answers before"))
+    }
+
+    /// Answers under the weights as they came in the file; `before` are those under the old ones.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn originally(&mut self, before: &Answers) -> Result<Answers> {
+        if std::ptr::eq(self.old, self.original) { Ok(before.clone()) } else { self.answers(self.original) }
+    }
+
+    /// What the inputs say of the old weights.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn start(&mut self) -> Result<Candidate> {
+        let answers = self.before()?;
+        Ok(self.judge("as it is", &answers))
+    }
+
+    /// What these answers to the inputs say.
+    pub fn judge(&self, strength: &str, answers: &Answers) -> Candidate {
+        judge(strength, answers, self.data, self.aim, self.calibration.as_deref())
+    }
+
+    /// Weights and answers at a strength.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn at(&mut self, strength: &Strength) -> Result<(Weights, Answers)> {
+        if let Some((_, weights, answers)) = self.walked.as_ref().filter(|(s, ..)| s == strength) {
+            return Ok((weights.clone(), answers.clone()));
+        }
+        if let Strength::Ascent { body, head } = *strength {
+            let mut weights = self.old.clone();
+            for part in std::iter::repeat_n(Part::Body, body).chain(std::iter::repeat_n(Part::Head, head)) {
+                weights = self.step(part, &weights)?;
+            }
+            let answers = self.answers(&weights)?;
+            return Ok((weights, answers));
+        }
+        let rule = strength.rule();
+        let i = match self.rewriters.iter().position(|(r, _)| *r == rule) {
+            Some(i) => i,
+            None => {
+                self.rewriters.push((rule, Rewriter::new(self.engine, rule, self.old, &self.basis)?));
+                self.rewriters.len() - 1
+            }
+        };
+        let weights = self.rewriters[i].1.apply(strength)?;
+        let answers = self.answers(&weights)?;
+        Ok((weights, answers))
+    }
+
+    /// Answers under given weights.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn answers(&mut self, weights: &Weights) -> Result<Answers> {
+        let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
+        self.answerer.answer(weights, self.original, shown, &mut |_| ())
+    }
+
+    /// What the inputs say of a strength.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn score(&mut self, strength: &Strength) -> Result<Candidate> {
+        let (_, answers) = self.at(strength)?;
+        Ok(self.judge(&strength.to_string(), &answers))
+    }
+}
+
+/// What these answers to the inputs, and to calibration samples after them, say.
+pub(super) fn judge(
+    strength: &str,
+    answers: &Answers,
+    data: &Labelled,
+    aim: &Aim,
+    calibration: Option<&Calibration>,
+) -> Candidate {
+    let calibration = calibration.map(|c| c.see(answers));
+    Candidate { calibration, ..score(strength, answers, &data.y, aim) }
+}
+
+fn score(strength: &str, answers: &Answers, labels: &[usize], aim: &Aim) -> Candidate {
+    let c = answers.classes;
+    let log_p = Answers::log_probabilities(&answers.logits, c);
+    let old = answers.old_head.as_ref().map(|z| Answers::log_probabilities(z, c));
+    let answered = Answers::classes_of(&answers.logits, c);
+    let (mut n_f, mut n_r) = (0.0, 0.0);
+    let (mut hit_f, mut hit_r, mut p_f, mut p_r, mut old_p, mut loss) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
+    for (i, &y) in labels.iter().enumerate() {
+        if aim.forgets(i) {
+            let forgotten = aim.answers(&y);
+            n_f += 1.0;
+            hit_f += f64::from(u8::from(forgotten.contains(&answered[i])));
+            let mass = |log_p: &[f64]| forgotten.iter().map(|k| log_p[i * c + k].exp()).sum::<f64>();
+            p_f += mass(&log_p);
+            old_p += old.as_ref().map_or(0.0, |o| mass(o));
+        } else {
+            n_r += 1.0;
+            hit_r += f64::from(u8::from(answered[i] == y));
+            p_r += log_p[i * c + y].exp();
+            loss -= log_p[i * c + y];
+        }
+    }
+    Candidate {
+        strength: strength.to_owned(),
+        forget_answered: hit_f / n_f,
+        retained_answered: hit_r / n_r,
+        forget_probability: p_f / n_f,
+        old_head_probability: old.is_some().then_some(old_p / n_f),
+        retained_probability: p_r / n_r,
+        retained_loss: loss / n_r,
+        finite: answers.is_finite(),
+        calibration: None,
+    }
+}
