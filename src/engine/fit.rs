@@ -6,8 +6,9 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId, order};
 use crate::memory;
 
-/// What the program takes on the host besides what it computes: code, threads, and what the allocator holds ready.
-pub const OWN: u64 = 96 << 20;
+/// What the program takes on the host besides what it computes: code, threads, what kernels pack for themselves, and what the
+/// allocator holds ready.
+pub const OWN: u64 = 160 << 20;
 
 /// Into so many parts the forward pass is cut, one after the other until the graph fits.
 const PARTS: [usize; 8] = [2, 3, 4, 6, 8, 12, 16, 24];
