@@ -650,14 +650,14 @@ fn the_light_models_run_with_random_weights() {
         let x: Vec<f32> = (0..shape.iter().product()).map(|i| ((i + 1) as f32 * 0.618_034).fract() - 0.5).collect();
         let data = Labelled::new(Array::from_vec(shape, x).unwrap(), vec![7]).unwrap();
         let g = c.gradients(1, Mode::Sum).unwrap();
-        let mut found: Vec<(Vec<Vec<f64>>, Vec<Vec<f64>>)> = Vec::new();
+        let mut found: Vec<[Vec<Vec<f64>>; 2]> = Vec::new();
         for engine in &engines {
             let weights = Weights::upload(&**engine, &c.bind(1).unwrap()).unwrap();
             let f = estimate(&c, &**engine, &weights, &data, &[vec![1.0]], &mut |_| ()).unwrap();
             let f = f.to_arrays().unwrap().into_iter().map(|(_, a)| a.to_f64()).collect();
-            found.push((summed(&**engine, &g, &data, &[]), f));
+            found.push([summed(&**engine, &g, &data, &[]), f]);
         }
-        let [(sums, squares), rest @ ..] = &found[..] else { return };
+        let [[sums, squares], rest @ ..] = &found[..] else { return };
         // one sample: its Fisher is the square of its gradient
         for (k, (sum, square)) in sums[1..].iter().zip(squares).enumerate() {
             let wanted: Vec<f64> = sum.iter().map(|v| v * v).collect();
@@ -666,7 +666,7 @@ fn the_light_models_run_with_random_weights() {
                 wrong.push(format!("{}: Fisher of {}: off by {off:.1e}", file.display(), g.gradients[k].0));
             }
         }
-        for (others, _) in rest {
+        for [others, _] in rest {
             let worst = sums.iter().zip(others).map(|(a, b)| in_norm(b, a)).fold(0.0, f64::max);
             println!("{}: {:.3} {worst:.1e}", file.display(), sums[0][0]);
             // rounding moves some activations across kinks

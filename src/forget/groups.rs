@@ -277,7 +277,7 @@ impl Apart {
         let basis = scope::narrow(basis, request.scope, &head, &request.protect)?;
         let basis = if is_shared { scope::narrow(basis, Scope::Body, &head, &[])? } else { basis };
         let start = reached.weights.clone();
-        let trials = Trials::new(classifier, engine, answerer, &start, basis, &data, &own, guide);
+        let trials = Trials::new(classifier, engine, answerer, &start, basis, &data, &own).guided(guide);
         let mut trials = trials.since(old).calibrated(calibration);
         let mut count = reached.tried.len();
         let mut tick = || {

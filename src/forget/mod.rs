@@ -294,7 +294,8 @@ fn jointly(case: &Case<'_>, data: &Labelled, aim: &Aim, progress: &mut dyn FnMut
     let shown = calibration.as_ref().map_or(data.len(), |c| c.shown.len());
     let answerer = Answerer::new(classifier, engine, shown.min(256), true)?;
     let basis = scope::narrow(fishers.first(), request.scope, &answerer.head, &request.protect)?;
-    let mut trials = Trials::new(classifier, engine, answerer, old, basis, data, aim, guide).calibrated(calibration);
+    let mut trials =
+        Trials::new(classifier, engine, answerer, old, basis, data, aim).guided(guide).calibrated(calibration);
     let before = finite(trials.before()?)?;
     let mut count = 0;
     let (strength, tried) = match &request.method {

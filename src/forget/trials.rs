@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// Which of the labelled inputs tell how the retained classes fare, as data would.
 #[derive(Clone, Copy, Debug)]
-pub struct Guide {
+pub(super) struct Guide {
     /// The first of them; none where the inputs may be memorised, one by one.
     pub from: Option<usize>,
     /// Decides the noise that is mixed into them.
@@ -65,7 +65,6 @@ impl<'a> Trials<'a> {
         basis: Basis,
         data: &'a Labelled,
         aim: &'a Aim,
-        guide: Guide,
     ) -> Self {
         Self {
             classifier,
@@ -76,7 +75,7 @@ impl<'a> Trials<'a> {
             basis,
             data,
             aim,
-            guide,
+            guide: Guide { from: None, seed: 0 },
             rewriters: Vec::new(),
             ascents: Vec::new(),
             stepped: 0,
@@ -85,6 +84,11 @@ impl<'a> Trials<'a> {
             last: None,
             walked: None,
         }
+    }
+
+    /// The same where some of the inputs tell how the retained classes fare.
+    pub(super) fn guided(self, guide: Guide) -> Self {
+        Self { guide, ..self }
     }
 
     /// The same with samples that are listened to as well; answers are then those to the inputs and, after them, to the

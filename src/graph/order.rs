@@ -271,8 +271,8 @@ mod tests {
         let x = g.input("x", ty.clone(), Batch::LEADING);
         let labels = g.input("labels", ty, Batch::LEADING);
         let (mut y, mut weights) = (x, Vec::new());
-        for k in 0..depth {
-            let w = g.weight(format!("w{k}"), Array::full(&[1, 64], 0.9_f32 - 0.01 * k as f32));
+        for (k, value) in (0..depth).zip((0_u8..).map(|k| 0.9 - 0.01 * f32::from(k))) {
+            let w = g.weight(format!("w{k}"), Array::full(&[1, 64], value));
             y = g.push("Mul", &[y, w], Attrs::new()).unwrap();
             y = g.push("Tanh", &[y], Attrs::new()).unwrap();
             weights.push(w);
