@@ -7,7 +7,7 @@
 //! have the greater part of the Fisher. `s` is such that `m` falls by a given amount to first order.
 //!
 //! With guards the direction is `P ∘ (∂m/∂w − Σ_k λ_k G_k)`, where `G_k` is the gradient of the mean log-odds of the retained
-//! class `k`: to first order no retained class changes, as far as [`RIDGE`] allows (the projection of Lopez-Paz and Ranzato,
+//! class `k`: to first order no retained class changes, as far as `RIDGE` allows (the projection of Lopez-Paz and Ranzato,
 //! *Gradient episodic memory for continual learning*, 2017, as an equality and in the metric of `P`).
 
 use super::Aim;
@@ -184,7 +184,7 @@ impl<'a> Ascent<'a> {
         self.forget.inputs.len() + self.guards.iter().map(|g| g.inputs.len()).sum::<usize>()
     }
 
-    /// Weights at which the mean log-odds of the forget inputs are lower by [`STEP`] or [`STEP_GUARDED`], to first order.
+    /// Weights at which the mean log-odds of the forget inputs are lower by `STEP` or `STEP_GUARDED`, to first order.
     ///
     /// # Errors
     /// When the engine fails.
