@@ -69,16 +69,22 @@ pub(super) struct Shown<'a> {
 }
 
 /// The last layer above a body that has settled.
+///
+/// Its steps are made from what it reads of the body as it came: data keep much of that, while inputs that were learned by
+/// heart are far from it once the body has moved, and what pushes them down may lift data up.
 pub(super) struct Last<'a> {
     ascent: Ascent<'a>,
     answerer: Answerer,
+    /// Of the body that has settled.
     features: Labelled,
+    /// Of the body as it came.
+    unmoved: Labelled,
     /// What the old head answers on this body.
     old_head: Option<Vec<f64>>,
 }
 
 impl<'a> Last<'a> {
-    /// `settled` are the answers under these weights.
+    /// `settled` are the answers under `weights`, and `original` the weights as they came.
     ///
     /// # Errors
     /// As [`Ascent::new`].
@@ -87,14 +93,15 @@ impl<'a> Last<'a> {
         engine: &'a dyn Engine,
         basis: &Basis,
         shown: &Shown<'_>,
-        weights: &Weights,
+        [weights, original]: [&Weights; 2],
         settled: &Answers,
     ) -> Result<Self> {
         let features = cut.features(engine, weights, shown.all)?;
-        let inputs = features.batch(0..shown.inputs)?;
+        let unmoved = cut.features(engine, original, shown.all)?;
+        let inputs = unmoved.batch(0..shown.inputs)?;
         let ascent = Ascent::new(&cut.head, engine, basis, Part::Head, &inputs, shown.aim, Vec::new())?;
         let answerer = Answerer::new(&cut.head, engine, features.len().min(256), false)?;
-        Ok(Self { ascent, answerer, features, old_head: settled.old_head.clone() })
+        Ok(Self { ascent, answerer, features, unmoved, old_head: settled.old_head.clone() })
     }
 
     /// As [`Ascent::step`].
@@ -106,6 +113,11 @@ impl<'a> Last<'a> {
     pub(super) fn answers(&mut self, weights: &Weights) -> Result<Answers> {
         let answers = self.answerer.answer(weights, weights, &self.features, &mut |_| ())?;
         Ok(Answers { old_head: self.old_head.clone(), ..answers })
+    }
+
+    /// The same if the body had stayed as it came.
+    pub(super) fn unmoved(&mut self, weights: &Weights) -> Result<Answers> {
+        self.answerer.answer(weights, weights, &self.unmoved, &mut |_| ())
     }
 }
 

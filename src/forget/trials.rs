@@ -160,9 +160,9 @@ impl<'a> Trials<'a> {
         let is_open = self.may_change(Part::Head) && self.may_have_body();
         let cut = if is_open { Cut::of(self.classifier, self.engine, shown.len().min(256))? } else { None };
         if let Some(cut) = cut {
-            self.answerer.passes += shown.len();
+            self.answerer.passes += 2 * shown.len();
             let inputs = Shown { all: shown, inputs: self.data.len(), aim: self.aim };
-            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, weights, answers)?);
+            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, [weights, self.original], answers)?);
         }
         Ok(())
     }
@@ -183,7 +183,32 @@ impl<'a> Trials<'a> {
         }
     }
 
-    /// The weights after one more step of the ascent.
+    /// Answers with the last layer of these weights on the body as it came.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn unmoved(&mut self, weights: &Weights) -> Result<Answers> {
+        match &mut self.last {
+            Some(last) => last.unmoved(weights),
+            None => {
+                let unmoved = self.with_last_layer_of(self.original, weights);
+                self.answers(&unmoved)
+            }
+        }
+    }
+
+    /// The body of one and the last layer of the other.
+    fn with_last_layer_of(&self, body: &Weights, last: &Weights) -> Weights {
+        let mut all = body.clone();
+        for (name, tensor) in all.names.iter().zip(&mut all.tensors) {
+            if let Some(other) = last.get(name).filter(|_| Part::Head.holds(name, &self.answerer.head)) {
+                *tensor = other.clone();
+            }
+        }
+        all
+    }
+
+    /// The weights after one more step of the ascent; the last layer's are made above the body as it came.
     ///
     /// # Errors
     /// When no weight of that part may change, an op has no derivative, or the engine fails.
@@ -206,7 +231,14 @@ impl<'a> Trials<'a> {
             }
         };
         self.stepped += self.ascents[i].1.samples();
-        self.ascents[i].1.step(weights)
+        match part {
+            Part::Body => self.ascents[i].1.step(weights),
+            Part::Head => {
+                let unmoved = self.with_last_layer_of(self.original, weights);
+                let moved = self.ascents[i].1.step(&unmoved)?;
+                Ok(self.with_last_layer_of(weights, &moved))
+            }
+        }
     }
 
     /// Keeps what [`Trials::at`] would work out for this strength.

@@ -46,8 +46,8 @@ const MARGIN: f64 = 4.0;
 
 /// Takes steps from the weights as they came; the last place that keeps what is to be kept.
 ///
-/// The last layer is moved so far that inputs twice as certain as the forget inputs would be lost, and [`MARGIN`] further:
-/// data may be answered with more certainty, and a change of the body reaches them in part only.
+/// The last layer is moved so far that inputs twice as certain as the forget inputs would be lost if the body had stayed, and
+/// [`MARGIN`] further: data may be answered with more certainty, and a change of the body reaches them in part only.
 ///
 /// # Errors
 /// When the engine fails.
@@ -68,11 +68,13 @@ pub(super) fn walk(
     let real = trials.calibration();
     let budget = Budget::of(request.depth, canaries.is_some(), real.is_some());
     let below = if canaries.is_some() { MARGIN } else { certainty + MARGIN };
-    let mut place = Place { weights: trials.old().clone(), answers: before.clone(), body: 0, head: 0 };
+    let mut place =
+        Place { weights: trials.old().clone(), answers: before.clone(), unmoved: before.clone(), body: 0, head: 0 };
     let body = Walk {
         part: Part::Body,
         most: if deepens { MOST_BODY } else { 0 },
-        enough: &|a| {
+        enough: &|place| {
+            let a = &place.answers;
             odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -below
                 && real.as_ref().is_none_or(|r| r.is_deep(&before, a))
         },
@@ -87,15 +89,21 @@ pub(super) fn walk(
     };
     body.go(trials, &mut place, tried, tick)?;
     trials.settle(&place.weights, &place.answers)?;
-    let (start, from) = (place.answers.clone(), odds(&place.answers.logits));
+    if trials.may_change(Part::Head) {
+        place.unmoved = trials.unmoved(&place.weights)?;
+    }
+    let (start, unmoved) = (place.answers.clone(), place.unmoved.clone());
+    let from = odds(&unmoved.logits);
     let head = Walk {
         part: Part::Head,
         most: MOST_HEAD,
-        enough: &|a| {
-            odds(&a.logits) <= from - 2.0 * certainty - MARGIN && real.as_ref().is_none_or(|r| r.is_unanswered(a))
+        enough: &|place| {
+            odds(&place.unmoved.logits) <= from - 2.0 * certainty - MARGIN
+                && real.as_ref().is_none_or(|r| r.is_unanswered(&place.answers))
         },
         keeps: &|_, place| {
             Ok(least_kept(&start, &place.answers, labels, aim) >= KEPT_HEAD
+                && least_kept(&unmoved, &place.unmoved, labels, aim) >= KEPT_HEAD
                 && real.as_ref().is_none_or(|r| r.allows(&start, &place.answers, request.depth)))
         },
     };
@@ -110,6 +118,8 @@ pub(super) fn walk(
 struct Place {
     weights: Weights,
     answers: Answers,
+    /// What the last layer would answer on the body as it came; kept up to date while the last layer moves.
+    unmoved: Answers,
     body: usize,
     head: usize,
 }
@@ -124,7 +134,7 @@ impl Place {
 struct Walk<'a> {
     part: Part,
     most: usize,
-    enough: &'a dyn Fn(&Answers) -> bool,
+    enough: &'a dyn Fn(&Place) -> bool,
     keeps: &'a dyn Fn(&mut Trials, &Place) -> Result<bool>,
 }
 
@@ -141,15 +151,16 @@ impl Walk<'_> {
             return Ok(());
         }
         for _ in 0..self.most {
-            if (self.enough)(&place.answers) {
+            if (self.enough)(place) {
                 break;
             }
             let weights = trials.step(self.part, &place.weights)?;
             let answers = trials.after(self.part, &weights)?;
-            let next = match self.part {
-                Part::Body => Place { weights, answers, body: place.body + 1, head: place.head },
-                Part::Head => Place { weights, answers, body: place.body, head: place.head + 1 },
+            let (body, head, unmoved) = match self.part {
+                Part::Body => (place.body + 1, place.head, place.unmoved.clone()),
+                Part::Head => (place.body, place.head + 1, trials.unmoved(&weights)?),
             };
+            let next = Place { weights, answers, unmoved, body, head };
             tried.push(trials.judge(&next.strength().to_string(), &next.answers));
             tick();
             if !next.answers.is_finite() || !(self.keeps)(trials, &next)? {
