@@ -77,14 +77,14 @@ pub(super) struct Last<'a> {
     answerer: Answerer,
     /// Of the body that has settled.
     features: Labelled,
-    /// Of the body as it came.
-    unmoved: Labelled,
+    /// Of the body as it came, where that is another.
+    unmoved: Option<Labelled>,
     /// What the old head answers on this body.
     old_head: Option<Vec<f64>>,
 }
 
 impl<'a> Last<'a> {
-    /// `settled` are the answers under `weights`, and `original` the weights as they came.
+    /// `settled` are the answers under `weights`, and `original` the weights as they came, where their body is another.
     ///
     /// # Errors
     /// As [`Ascent::new`].
@@ -93,12 +93,12 @@ impl<'a> Last<'a> {
         engine: &'a dyn Engine,
         basis: &Basis,
         shown: &Shown<'_>,
-        [weights, original]: [&Weights; 2],
+        (weights, original): (&Weights, Option<&Weights>),
         settled: &Answers,
     ) -> Result<Self> {
         let features = cut.features(engine, weights, shown.all)?;
-        let unmoved = cut.features(engine, original, shown.all)?;
-        let inputs = unmoved.batch(0..shown.inputs)?;
+        let unmoved = original.map(|w| cut.features(engine, w, shown.all)).transpose()?;
+        let inputs = unmoved.as_ref().unwrap_or(&features).batch(0..shown.inputs)?;
         let ascent = Ascent::new(&cut.head, engine, basis, Part::Head, &inputs, shown.aim, Vec::new())?;
         let answerer = Answerer::new(&cut.head, engine, features.len().min(256), false)?;
         Ok(Self { ascent, answerer, features, unmoved, old_head: settled.old_head.clone() })
@@ -117,7 +117,8 @@ impl<'a> Last<'a> {
 
     /// The same if the body had stayed as it came.
     pub(super) fn unmoved(&mut self, weights: &Weights) -> Result<Answers> {
-        self.answerer.answer(weights, weights, &self.unmoved, &mut |_| ())
+        let features = self.unmoved.as_ref().unwrap_or(&self.features);
+        self.answerer.answer(weights, weights, features, &mut |_| ())
     }
 }
 

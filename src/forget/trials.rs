@@ -151,18 +151,21 @@ impl<'a> Trials<'a> {
         self.basis.names.iter().any(|n| part.holds(n, &self.answerer.head))
     }
 
-    /// Says that the body changes no more: from here on, steps and answers are those of the last layer alone.
+    /// Says that the body changes no more: from here on, steps and answers are those of the last layer alone. `steps` were
+    /// made in the body.
     ///
     /// # Errors
     /// When the engine fails.
-    pub(super) fn settle(&mut self, weights: &Weights, answers: &Answers) -> Result<()> {
+    pub(super) fn settle(&mut self, weights: &Weights, steps: usize, answers: &Answers) -> Result<()> {
         let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
         let is_open = self.may_change(Part::Head) && self.may_have_body();
         let cut = if is_open { Cut::of(self.classifier, self.engine, shown.len().min(256))? } else { None };
         if let Some(cut) = cut {
-            self.answerer.passes += 2 * shown.len();
+            let has_moved = steps > 0 || !std::ptr::eq(self.old, self.original);
+            let original = has_moved.then_some(self.original);
+            self.answerer.passes += (1 + usize::from(has_moved)) * shown.len();
             let inputs = Shown { all: shown, inputs: self.data.len(), aim: self.aim };
-            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, [weights, self.original], answers)?);
+            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, (weights, original), answers)?);
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ pub(super) fn walk(
         },
     };
     body.go(trials, &mut place, tried, tick)?;
-    trials.settle(&place.weights, &place.answers)?;
+    trials.settle(&place.weights, place.body, &place.answers)?;
     if trials.may_change(Part::Head) {
         place.unmoved = trials.unmoved(&place.weights)?;
     }
