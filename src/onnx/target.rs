@@ -173,10 +173,12 @@ impl Outputs {
 
     /// Removes what killed runs left beside the outputs.
     pub(super) fn sweep(&self) {
-        for directory in self.list.iter().map(|o| parent(&o.path)).collect::<BTreeSet<_>>() {
-            written::sweep(directory, Part::Alone);
-            written::sweep(directory, Part::Together(&self.mark));
-        }
+        self.list.iter().map(|o| parent(&o.path)).collect::<BTreeSet<_>>().into_iter().for_each(|d| self.sweep_in(d));
+    }
+
+    fn sweep_in(&self, directory: &Path) {
+        written::sweep(directory, Part::Alone);
+        written::sweep(directory, Part::Together(&self.mark));
     }
 
     /// The temporary file beside an output: private until it gets the permissions of its source, or at once those of
@@ -210,6 +212,7 @@ impl Outputs {
         let mut elsewhere = Vec::new();
         for companion in companions {
             let inside = self.admit(companion, model, target)?;
+            self.sweep_in(parent(&companion.path));
             let part = if inside { self.part() } else { Part::Alone };
             let temp = companion.write(part)?;
             if inside {

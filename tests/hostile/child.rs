@@ -58,11 +58,17 @@ pub fn watch(command: &mut Command, limits: &Limits) -> Ended {
 }
 
 /// Waits for the end; gives the exit code and the most bytes of memory that were ever resident.
+///
+/// A system may count what the parent held when it started the child as the child's. Where all that is known is no more
+/// than that, the greatest that was seen while the child ran stands for it.
 #[cfg(unix)]
 fn wait(child: &mut Child, time: Duration, command: &Command) -> (Option<i32>, u64) {
     let end = Instant::now() + time;
     let id = child.id() as libc::pid_t;
+    let inherited = most_of_parent();
+    let mut seen = None;
     loop {
+        seen = most_seen(id).or(seen);
         let mut status = 0;
         // SAFETY: both outlive the call; the child is waited for here alone
         let (found, usage) = unsafe {
@@ -71,9 +77,8 @@ fn wait(child: &mut Child, time: Duration, command: &Command) -> (Option<i32>, u
         };
         if found == id {
             let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
-            // kilobytes, but on Apple's systems bytes
-            let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
-            return (code, usage.ru_maxrss as u64 * unit);
+            let most = usage.ru_maxrss as u64 * UNIT;
+            return (code, if most > inherited { most } else { seen.unwrap_or(most) });
         }
         if Instant::now() > end {
             child.kill().unwrap();
@@ -81,6 +86,30 @@ fn wait(child: &mut Child, time: Duration, command: &Command) -> (Option<i32>, u
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What the system counts memory in: kilobytes, but on Apple's systems bytes.
+#[cfg(unix)]
+const UNIT: u64 = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+
+/// The most bytes that this process ever held.
+#[cfg(unix)]
+fn most_of_parent() -> u64 {
+    // SAFETY: it outlives the call
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    usage.ru_maxrss as u64 * UNIT
+}
+
+/// The most bytes that a running process ever held, where the system tells.
+#[cfg(unix)]
+fn most_seen(id: libc::pid_t) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
 }
 
 #[cfg(not(unix))]

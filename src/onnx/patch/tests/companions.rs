@@ -51,6 +51,25 @@ fn a_staged_model_that_is_dropped_leaves_nothing() {
     assert_eq!(case.names(), ["m.onnx"]);
 }
 
+/// A run that was killed left unfinished files, of which no journal speaks, where companions go.
+#[test]
+fn what_a_killed_run_left_goes_where_companions_go() {
+    let case = Case::new(&everything());
+    fs::create_dir(case.path("folder")).unwrap();
+    let m = case.open();
+    let staged = stage(&m, &[change(&m, "raw", &[1.0, 2.0])], case.path("o"), &together()).unwrap();
+    let names = case.names();
+    let mark = names.iter().find_map(|n| n.strip_prefix(".onnx-unlearn-")).unwrap().split_once('-').unwrap().0;
+    let part = |mark: &str| case.path(&format!("folder/.onnx-unlearn-{mark}-left.part"));
+    for path in [part(mark), part("another"), case.path("folder/.onnx-unlearn-left.tmp")] {
+        fs::write(path, "x").unwrap();
+    }
+    staged.commit(&[companion(case.path("folder/r"))]).unwrap();
+    let mut left: Vec<_> = fs::read_dir(case.path("folder")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".onnx-unlearn-another-left.part", "r"]);
+}
+
 #[test]
 fn companions_may_replace_no_file_of_a_model() {
     let case = with_data();
