@@ -131,8 +131,8 @@ const LEAST_KEPT: f64 = 0.9;
 /// How deep forgetting has to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Depth {
-    /// As deep as the retained inputs allow at next to no cost; few inputs that are given may be memorised, so that they allow
-    /// little to the ascent, and nothing to the other rules.
+    /// As deep as the retained inputs allow at next to no cost; few inputs that are given may be memorised, so that they alone
+    /// allow little to the ascent, and nothing to the other rules.
     #[default]
     Auto,
     /// The model's answer is all that counts.

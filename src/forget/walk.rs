@@ -14,25 +14,30 @@ use crate::error::Result;
 const MOST_BODY: usize = 24;
 const MOST_HEAD: usize = 36;
 
-/// What has to be kept while the body changes.
+/// How far the body changes.
 #[derive(Clone, Copy)]
 struct Budget {
     /// Part of its probability that every retained class keeps.
     kept: f64,
     /// Part of their answers' probability that canaries keep.
     spared: f64,
+    /// It is enough when the old head gives the forget inputs log-odds so far below nought, and where nothing guards the
+    /// others, as far again as they were above.
+    margin: f64,
 }
 
 impl Budget {
-    /// For inputs that tell how data fare, and for others, which may be memorised and then say less; with those
-    /// [`Depth::Body`] pays for depth. Found by trying (docs/benchmarks.md).
-    fn of(depth: Depth, is_guided: bool, is_calibrated: bool) -> Self {
+    /// For inputs that tell how data fare, for a few of them beside others, and for others alone, which may be memorised and
+    /// then say less; with those [`Depth::Body`] pays for depth. Found by trying (docs/benchmarks.md).
+    fn of(depth: Depth, is_guided: bool, is_beside: bool, is_calibrated: bool) -> Self {
+        let margin = MARGIN;
         match (depth, is_guided) {
             // what codes do not say, the samples do
-            (Depth::Auto | Depth::Head, false) if is_calibrated => Self { kept: 0.985, spared: 0.0 },
-            (_, true) => Self { kept: 0.985, spared: 0.65 },
-            (Depth::Body, false) => Self { kept: 0.95, spared: 0.0 },
-            (_, false) => Self { kept: 0.999, spared: 0.0 },
+            (Depth::Auto | Depth::Head, false) if is_calibrated => Self { kept: 0.985, spared: 0.0, margin },
+            (Depth::Auto, true) if is_beside => Self { kept: 0.985, spared: 0.75, margin: 2.0 },
+            (_, true) => Self { kept: 0.985, spared: 0.65, margin },
+            (Depth::Body, false) => Self { kept: 0.95, spared: 0.0, margin },
+            (_, false) => Self { kept: 0.999, spared: 0.0, margin },
         }
     }
 }
@@ -40,8 +45,7 @@ impl Budget {
 /// The last layer changes while every retained class keeps this part of what it has after the body has changed.
 const KEPT_HEAD: f64 = 0.98;
 
-/// The body has changed enough when the old head gives the forget inputs log-odds this far below nought, and where nothing
-/// guards the others, as far again as they were above.
+/// How far below nought log-odds are to go.
 const MARGIN: f64 = 4.0;
 
 /// Takes steps from the weights as they came; the last place that keeps what is to be kept.
@@ -66,8 +70,8 @@ pub(super) fn walk(
     let deepens = request.depth != Depth::Head && trials.may_change(Part::Body);
     let canaries = if deepens { trials.canaries()? } else { None };
     let real = trials.calibration();
-    let budget = Budget::of(request.depth, canaries.is_some(), real.is_some());
-    let below = if canaries.is_some() { MARGIN } else { certainty + MARGIN };
+    let budget = Budget::of(request.depth, canaries.is_some(), request.beside.is_some(), real.is_some());
+    let below = if canaries.is_some() { budget.margin } else { certainty + budget.margin };
     let mut place =
         Place { weights: trials.old().clone(), answers: before.clone(), unmoved: before.clone(), body: 0, head: 0 };
     let body = Walk {

@@ -7,6 +7,7 @@
 
 mod attrs;
 pub mod batch;
+pub mod cost;
 pub mod order;
 pub mod passes;
 mod regroup;

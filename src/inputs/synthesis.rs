@@ -51,6 +51,37 @@ impl Options {
     pub fn beside() -> Self {
         Self { steps: 100, ..Self::default() }
     }
+
+    /// The same in a fraction of the time, where classes to forget have more inputs than others ([`Few`]).
+    pub fn few() -> Self {
+        Self { steps: 80, ..Self::default() }
+    }
+}
+
+/// How many inputs are made where they are few. Found by trying (docs/benchmarks.md).
+#[derive(Clone, Copy, Debug)]
+pub struct Few;
+
+impl Few {
+    /// Of every class to forget: the direction of the steps comes from these.
+    const FORGOTTEN: usize = 8;
+    /// Of a class to retain: one guards it, and the others tell how it fares.
+    const RETAINED: usize = 3;
+    /// Classes to retain that have any, at most; spread evenly over all.
+    const CLASSES: usize = 24;
+
+    /// Of so many classes, the number of inputs of each.
+    pub fn each(self, classes: usize, forgotten: &[usize]) -> Vec<usize> {
+        let retained: Vec<usize> = (0..classes).filter(|c| !forgotten.contains(c)).collect();
+        let take = retained.len().min(Self::CLASSES);
+        let chosen: Vec<usize> = (0..take).filter_map(|k| retained.get(k * retained.len() / take).copied()).collect();
+        let of = |c: usize| match (forgotten.contains(&c), chosen.contains(&c)) {
+            (true, _) => Self::FORGOTTEN,
+            (_, true) => Self::RETAINED,
+            _ => 0,
+        };
+        (0..classes).map(of).collect()
+    }
 }
 
 /// Inputs that were made, and what is to be said of them.
@@ -84,6 +115,20 @@ pub fn synthesise(
     options: &Options,
     progress: Tick,
 ) -> Result<Synthesised> {
+    synthesise_each(classifier, engine, options, &vec![options.per_class; classifier.classes()], progress)
+}
+
+/// As [`synthesise`], with a number of inputs for each class; that of `options` does not count.
+///
+/// # Errors
+/// As [`synthesise`].
+pub fn synthesise_each(
+    classifier: &Classifier,
+    engine: &dyn Engine,
+    options: &Options,
+    each: &[usize],
+    progress: Tick,
+) -> Result<Synthesised> {
     check(options)?;
     let input = classifier.input();
     if !input.dtype.is_float() {
@@ -92,8 +137,7 @@ pub fn synthesise(
         )));
     }
     let (neutral, notes) = neutral_inputs(classifier);
-    let wanted: Vec<(usize, usize)> =
-        (0..classifier.classes()).flat_map(|c| (0..options.per_class).map(move |k| (c, k))).collect();
+    let wanted: Vec<(usize, usize)> = each.iter().enumerate().flat_map(|(c, &n)| (0..n).map(move |k| (c, k))).collect();
     let probed: Vec<(usize, usize)> = (0..classifier.classes().min(PROBE.1)).map(|c| (c, 0)).collect();
     let probes = if options.range.or(classifier.embedding_range()).is_none() { PROBE.0 * RANGES.len() } else { 0 };
     let mut descent = Descent::new(classifier, engine, wanted.len().min(MAX_BATCH), &neutral)?;

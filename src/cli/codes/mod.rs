@@ -10,6 +10,7 @@ use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::graph::cost;
 use crate::inputs::codes::{self, Distribution};
 use crate::inputs::synthesis::{self, Synthesised};
 use crate::inputs::{Labelled, npz};
@@ -209,36 +210,40 @@ impl SynthesisArgs {
         seed: u64,
         context: &Context,
     ) -> Result<(Synthesised, Made)> {
-        Self::with(&self.options(seed)?, classifier, engine, context)
+        let options = self.options(seed)?;
+        Self::with(&options, &vec![options.per_class; classifier.classes()], classifier, engine, context)
     }
     /// Makes inputs beside others, in their range, in fewer steps: they only tell how data fare.
     pub(super) fn beside(
         others: &Labelled,
+        number: &Beside<'_>,
         classifier: &Classifier,
         engine: &dyn Engine,
         seed: u64,
         context: &Context,
     ) -> Result<(Synthesised, Made)> {
-        let range = others.range();
-        let options = synthesis::Options { seed, range: Some(range), ..synthesis::Options::beside() };
-        Self::with(&options, classifier, engine, context)
+        let (usual, each) = number.options(classifier.classes());
+        let options = synthesis::Options { seed, range: Some(others.range()), ..usual };
+        Self::with(&options, &each, classifier, engine, context)
     }
     fn with(
         options: &synthesis::Options,
+        each: &[usize],
         classifier: &Classifier,
         engine: &dyn Engine,
         context: &Context,
     ) -> Result<(Synthesised, Made)> {
         let seed = options.seed;
         let bar = context.progress("synthesis", 0);
-        let made = synthesis::synthesise(classifier, engine, options, &mut |done, all| {
+        let made = synthesis::synthesise_each(classifier, engine, options, each, &mut |done, all| {
             bar.set_len(all);
             bar.inc(done.saturating_sub(bar.position()));
         })?;
         drop(bar);
         let report = Made {
             samples: made.inputs.len(),
-            per_class: options.per_class,
+            per_class: each.iter().copied().max().unwrap_or(0),
+            even: each.iter().all(|n| Some(n) == each.first()),
             steps: options.steps,
             reached: made.reached,
             range: [made.range.0, made.range.1],
@@ -250,11 +255,45 @@ impl SynthesisArgs {
     }
 }
 
+/// How many inputs are made beside others.
+pub(super) enum Beside<'a> {
+    /// Of these classes, which are to be forgotten, and a few of others.
+    Few(&'a [usize]),
+    /// As many of every class.
+    Many,
+}
+
+impl Beside<'_> {
+    /// How they are made, and the number of each class.
+    fn options(&self, classes: usize) -> (synthesis::Options, Vec<usize>) {
+        match self {
+            Self::Few(forgotten) => (synthesis::Options::few(), synthesis::Few.each(classes, forgotten)),
+            Self::Many => {
+                let options = synthesis::Options::beside();
+                (options, vec![options.per_class; classes])
+            }
+        }
+    }
+
+    /// Products that making them sums: every step goes forward and back to the input.
+    ///
+    /// # Errors
+    /// As [`Classifier::bind`].
+    pub(super) fn products(&self, classifier: &Classifier) -> Result<u64> {
+        let (options, each) = self.options(classifier.classes());
+        let samples = (2 * options.steps * each.iter().sum::<usize>()) as u64;
+        Ok(cost::products(&classifier.bind(1)?.graph).saturating_mul(samples))
+    }
+}
+
 /// What a report says of inputs that were made.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct Made {
     samples: usize,
+    /// At most, where it is not even.
     per_class: usize,
+    #[serde(skip)]
+    even: bool,
     steps: usize,
     reached: usize,
     range: [f64; 2],
@@ -275,9 +314,10 @@ impl std::fmt::Display for Made {
         let [lo, hi] = self.range;
         write!(
             f,
-            "{} made from the model alone, {} a class, {} steps, seed {}; {} are answered with their class\n\
+            "{} made from the model alone, {}{} a class, {} steps, seed {}; {} are answered with their class\n\
              range:    {lo} to {hi} ({})",
             format::count(self.samples),
+            if self.even { "" } else { "up to " },
             self.per_class,
             self.steps,
             self.seed,

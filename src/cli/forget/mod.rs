@@ -10,7 +10,7 @@ mod record;
 mod report;
 mod requests;
 
-use super::codes::{Made, SynthesisArgs};
+use super::codes::{Beside, Made, SynthesisArgs};
 use super::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, ScaleArgs, check_target, named, same_file};
 use super::{Context, Status};
 use crate::classifier::Classifier;
@@ -32,6 +32,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Inputs are made beside others that are given, without being asked for, with at most so many multiplications: about a
+/// minute or two on two cores.
+const MOST_PRODUCTS: u64 = 5_000_000_000_000;
 
 /// Makes a classifier forget one or more classes and writes the changed model.
 ///
@@ -296,7 +300,8 @@ impl Args {
     }
 
     /// Inputs made from the model beside few that are given, which tell how deep the body may change; none where it may not,
-    /// where a Fisher is kept, or where the model takes no floats or more than one input.
+    /// where a Fisher is kept, or where the model takes no floats or more than one input. Unless depth is asked for they are
+    /// few, and none where other samples tell, or where that takes too long.
     fn beside(
         &self,
         classifier: &Classifier,
@@ -309,7 +314,7 @@ impl Args {
             Method::Search(rules) => rules.contains(&Rule::Ascent),
             Method::Fixed(strength) => matches!(strength, Strength::Ascent { body: 1.., .. }),
         };
-        let deepens = self.depth == DepthName::Body && self.scope != ScopeName::Head;
+        let deepens = self.depth != DepthName::Head && self.scope != ScopeName::Head;
         let takes_made = classifier.input().dtype.is_float() && classifier.extra_inputs().is_empty();
         let Some(path) = self.inputs.as_deref().filter(|_| ascends && deepens && takes_made && self.fisher.is_none())
         else {
@@ -318,7 +323,25 @@ impl Args {
         if forget::are_telling(data) || inputs::are_made(path)? {
             return Ok(None);
         }
-        let (made, report) = SynthesisArgs::beside(data, classifier, engine, self.seed, context)?;
+        let number = match self.depth {
+            DepthName::Body => Beside::Many,
+            _ if self.classes.is_empty() || self.calibration.is_some() || inputs::are_composite(path)? => {
+                return Ok(None);
+            }
+            _ => Beside::Few(&self.classes),
+        };
+        let products = number.products(classifier)?;
+        if self.depth != DepthName::Body && products > MOST_PRODUCTS {
+            if !context.quiet {
+                eprintln!(
+                    "note: the layers before the last change with caution: to tell how far they may, inputs would have to be made \
+                     from the model, in {:.0} trillion multiplications; --depth body does that",
+                    products as f64 / 1e12
+                );
+            }
+            return Ok(None);
+        }
+        let (made, report) = SynthesisArgs::beside(data, &number, classifier, engine, self.seed, context)?;
         let made = self.without_forgotten(made.inputs)?;
         Ok(report.is_good().then_some((made, report)))
     }

@@ -21,13 +21,14 @@ pub(super) enum RuleName {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum DepthName {
-    /// As deep as the inputs allow at next to no cost; given inputs, which may be memorised, allow little
+    /// As deep as the inputs allow at next to no cost; beside few inputs that are given, which may be memorised, some are made
+    /// from the model unless it is large
     #[default]
     Auto,
     /// The answers are all that counts
     Head,
     /// The old head on the changed body should lose the forget inputs too, at some cost to the others; beside few inputs
-    /// that are given, others are made from the model, which takes seconds to minutes
+    /// that are given, many are made from the model, which takes seconds to minutes
     Body,
 }
 
