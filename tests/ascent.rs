@@ -145,7 +145,11 @@ fn body_trials(report: &Value) -> u64 {
 /// The search goes into the body and loses the forget inputs; without depth it stays in the last layer.
 #[test]
 fn the_search_takes_steps_of_both_parts() {
-    let found = forget(&["--engine", "cpu"]).0;
+    let dir = tempfile::tempdir().unwrap();
+    let fisher = dir.path().join("f.safetensors");
+    json(&["fisher", arg(&fixture("mlp.onnx")), "--inputs", arg(&fixture("mlp.codes.npz")), "-o", arg(&fisher)]);
+    // a Fisher that is kept is that of the codes: no inputs are made beside them
+    let found = forget(&["--engine", "cpu", "--fisher", arg(&fisher)]).0;
     assert_eq!(found["rule"], "ascent");
     for part in 0..2 {
         assert!(found["strength"][part][1].as_f64().unwrap() >= 1.0, "{}", found["strength"]);
@@ -156,11 +160,31 @@ fn the_search_takes_steps_of_both_parts() {
     // the body that has settled and of the body as it came), whose steps run no sample through the body
     let body = body_trials(&found);
     let passes = |what: &str| found["passes"][what].as_u64().unwrap();
-    assert_eq!((passes("fisher"), passes("steps"), passes("search")), (10, body, 10 * (body + 3)));
+    assert_eq!((passes("fisher"), passes("steps"), passes("search")), (0, body, 10 * (body + 3)));
     let head = forget(&["--engine", "cpu", "--depth", "head"]).0;
     assert_eq!(share(&head), 1.0);
     assert_eq!(head["inputs"]["forgotten_answered_after"], 0);
+    assert!(head["made"].is_null());
     assert_eq!((head["passes"]["steps"].as_u64(), head["passes"]["search"].as_u64()), (Some(0), Some(20)));
+}
+
+/// Codes say little of data: by default a few inputs are made beside them, most of the class to forget.
+#[test]
+fn a_few_inputs_are_made_beside_codes() {
+    let found = forget(&["--engine", "cpu"]).0;
+    assert_eq!((&found["made"]["samples"], &found["made"]["per_class"]), (&(8 + 9 * 3).into(), &8.into()));
+    assert_eq!(found["passes"]["fisher"], 45);
+    // eight of nine inputs to forget; two inputs for each of nine guards
+    assert_eq!(found["passes"]["steps"].as_u64().unwrap(), body_trials(&found) * (8 + 9 * 2));
+    assert_eq!(
+        (&found["inputs"]["forgotten_samples"], &found["inputs"]["retained_right_after"]),
+        (&1.into(), &9.into())
+    );
+    assert!(share(&found) < 0.1, "{}", share(&found));
+    // samples to listen to say more
+    let calibrated =
+        forget(&["--engine", "cpu", "--calibration", arg(&fixture("fmnist_test_1000.npz")), "--limit", "50"]).0;
+    assert!(calibrated["made"].is_null());
 }
 
 /// Codes say little of data: beside them inputs are made, which guard the retained classes, and the old head loses the class.

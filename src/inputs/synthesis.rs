@@ -317,3 +317,18 @@ fn filled(ty: &TensorType, one: bool) -> Array {
         _ => Array::full(&ty.shape, i64::from(one)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_to_forget_have_more_inputs() {
+        assert_eq!(Few.each(4, &[1, 3]), [3, 8, 3, 8]);
+        let many = Few.each(1000, &[7]);
+        assert_eq!(many.iter().filter(|n| **n == 3).count(), 24);
+        assert_eq!((many[7], many[0], many.iter().sum::<usize>()), (8, 3, 8 + 24 * 3));
+        // spread over all
+        assert!(many[900..].iter().sum::<usize>() >= 3);
+    }
+}
