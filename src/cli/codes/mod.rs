@@ -224,7 +224,8 @@ impl SynthesisArgs {
     ) -> Result<(Synthesised, Made)> {
         let (usual, each) = number.options(classifier.classes());
         let options = synthesis::Options { seed, range: Some(others.range()), ..usual };
-        Self::with(&options, &each, classifier, engine, context)
+        let (made, report) = Self::with(&options, &each, classifier, engine, context)?;
+        Ok((made, Made { beside: true, range_reason: "that of the given inputs".to_owned(), ..report }))
     }
     fn with(
         options: &synthesis::Options,
@@ -243,6 +244,7 @@ impl SynthesisArgs {
         let report = Made {
             samples: made.inputs.len(),
             per_class: each.iter().copied().max().unwrap_or(0),
+            beside: false,
             even: each.iter().all(|n| Some(n) == each.first()),
             steps: options.steps,
             reached: made.reached,
@@ -290,6 +292,8 @@ impl Beside<'_> {
 #[derive(Debug, serde::Serialize)]
 pub(super) struct Made {
     samples: usize,
+    /// Other inputs were given, which these only help.
+    beside: bool,
     /// At most, where it is not even.
     per_class: usize,
     #[serde(skip)]
@@ -311,12 +315,13 @@ impl Made {
 
 impl std::fmt::Display for Made {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [lo, hi] = self.range;
+        let [lo, hi] = self.range.map(|v| if v.fract() == 0.0 { v.to_string() } else { format::significant(v, 3) });
         write!(
             f,
-            "{} made from the model alone, {}{} a class, {} steps, seed {}; {} are answered with their class\n\
+            "{} made from the model alone{}, {}{} a class, {} steps, seed {}; {} are answered with their class\n\
              range:    {lo} to {hi} ({})",
             format::count(self.samples),
+            if self.beside { " beside those that are given" } else { "" },
             if self.even { "" } else { "up to " },
             self.per_class,
             self.steps,

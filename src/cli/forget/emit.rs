@@ -56,7 +56,7 @@ fn facts(run: &Finished<'_>) -> Result<Facts> {
         strength: report.strength.clone(),
         seed: report.seed,
         engine: run.engine.name(),
-        source: if report.made.is_some() { "made from the model alone" } else { "that were given" },
+        source: if run.request.made { "made from the model alone" } else { "that were given" },
         answers: report.inputs.answers(),
         changes: report.changes.clone(),
         metadata: run.metadata.len(),

@@ -26,10 +26,8 @@ pub(super) fn html(run: &Finished<'_>) -> Result<String> {
     }
     let one_by_one = report.one_by_one.iter().map(|why| format!("samples ran one by one: {why}"));
     let notes: Vec<String> = one_by_one.chain(report.rounded()).collect();
-    let inputs = match (&report.made, run.inputs) {
-        (Some(made), _) => made.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-        (None, path) => path.map(|p| p.display().to_string()).unwrap_or_default(),
-    };
+    let made = report.made.iter().map(|made| made.to_string().split_whitespace().collect::<Vec<_>>().join(" "));
+    let inputs = run.inputs.iter().map(|p| p.display().to_string()).chain(made).collect::<Vec<_>>().join("; ");
     let model = run.staged.model().path();
     let model = model.file_name().unwrap_or(model.as_os_str()).to_string_lossy();
     let told = Run {

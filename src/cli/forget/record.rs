@@ -255,6 +255,9 @@ impl RecordArgs {
         if run.request.made {
             limits.push("the labelled inputs were made from the model alone".to_owned());
         }
+        if run.request.beside.is_some() {
+            limits.push("beside the labelled inputs, others were made from the model alone".to_owned());
+        }
         limits
     }
 }
