@@ -331,25 +331,19 @@ impl Args {
             _ => Beside::Few(&self.classes),
         };
         let products = number.products(classifier)?;
-        let note = |why: &str| {
-            if !context.quiet {
-                eprintln!("note: the layers before the last change with caution: {why}");
-            }
-        };
         if self.depth != DepthName::Body && products > MOST_PRODUCTS {
-            note(&format!(
-                "to tell how far they may, inputs would have to be made from the model, in {:.0} trillion multiplications; \
-                 --depth body does that",
-                products as f64 / 1e12
-            ));
+            if !context.quiet {
+                eprintln!(
+                    "note: the layers before the last change with caution: to tell how far they may, inputs would have to be made \
+                     from the model, in {:.0} trillion multiplications; --depth body does that",
+                    products as f64 / 1e12
+                );
+            }
             return Ok(None);
         }
         let (made, report) = SynthesisArgs::beside(data, &number, classifier, engine, self.seed, context)?;
-        if !report.is_good() {
-            note("of the inputs that were made from the model too few are answered with their class");
-            return Ok(None);
-        }
-        Ok(Some((self.without_forgotten(made.inputs)?, report)))
+        let made = self.without_forgotten(made.inputs)?;
+        Ok(report.is_good().then_some((made, report)))
     }
 
     /// The labelled inputs that are given, or made, and what is to be said of the latter.
