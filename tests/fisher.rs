@@ -177,6 +177,11 @@ fn sums_are_those_of_the_classes() {
             }
         }
     }
+    let all = kept.means(&names, &[kept.classes()], Counting::Samples).unwrap();
+    for (summary, f) in kept.summaries().unwrap().iter().zip(&all[0]) {
+        let (mean, max) = (f.iter().sum::<f64>() / f.len() as f64, f.iter().copied().fold(0.0, f64::max));
+        assert!((summary.mean - mean).abs() <= 1e-12 * mean && (summary.max - max).abs() <= 1e-12 * max, "{summary:?}");
+    }
 }
 
 /// The same samples as a file of arrays, as IDX files and as a folder of images.

@@ -22,7 +22,7 @@ pub struct Kept {
     pub(super) layout: Layout,
     bytes: Bytes,
     /// Where the elements of each weight lie.
-    places: Vec<Range<usize>>,
+    pub(super) places: Vec<Range<usize>>,
 }
 
 /// Reads a Fisher file and checks that it is whole and belongs to this model.

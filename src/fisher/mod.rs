@@ -11,6 +11,7 @@ mod kept;
 mod merge;
 pub mod plan;
 pub mod store;
+mod summary;
 mod sums;
 
 pub(crate) use complete::estimate_classes;
@@ -18,6 +19,7 @@ pub use fit::{Forecast, forecast};
 pub use kept::Counting;
 pub use merge::merge;
 pub use plan::Plan;
+pub use summary::Summary;
 pub use sums::{ClassSums, Row};
 
 use crate::classifier::{Classifier, Weights, batch_feeds};

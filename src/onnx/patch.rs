@@ -348,6 +348,7 @@ fn differing_elements<const N: usize>(old: &[u8], new: &[u8], step: usize) -> Op
     Some(n)
 }
 
+mod encode;
 mod splice;
 #[cfg(test)]
 mod tests;

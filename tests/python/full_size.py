@@ -27,6 +27,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "fixtures"))
+import light
 import zoo_models
 from kinks import MODULES, reference_on_pieces, with_kinks
 from zoo_reference import Mapping, export, make_inputs, make_labels, reference, settle_statistics, shake, twin, write_npz
@@ -37,6 +38,8 @@ TEXT_LENGTH = 64
 VOCABULARY = 30522
 # a gradient below this share of the model's greatest is zero but for rounding: keys' biases under softmax
 VANISHING = 1e-9
+LIGHT = tuple(f"light_{name}" for name in light.NAMES)
+ALL = (*zoo_models.FULL, *LIGHT)
 DTYPES = {"F32": np.float32, "F64": np.float64}
 KINKS = {"Relu", "Clip", "HardSwish", "HardSigmoid", "LeakyRelu", "MaxPool", "Max", "Min"}
 
@@ -73,7 +76,22 @@ def worst(found, wanted):
 
 
 def make(name, samples, folder):
-    """The model, exported, its labelled inputs, and what PyTorch says."""
+    """The model, its labelled inputs, and what PyTorch says."""
+    path, inputs, y, net, mapping = (make_light if name in LIGHT else export_full)(name, samples, folder)
+    write_npz(folder / "inputs.npz", inputs, y)
+    _, _, exact = reference(net, mapping, inputs, y)
+    return path, inputs, y, [{n: pair[k] for n, pair in exact.items()} for k in range(2)], (net, mapping)
+
+
+def make_light(name, samples, folder):
+    """A model that another exporter made, which takes one sample."""
+    path = folder / f"{name}.onnx"
+    net, mapping = light.make(name.removeprefix("light_"), path)
+    inputs = make_inputs((224, 224), samples, 5, TEXT_LENGTH, VOCABULARY)
+    return path, {net.input: inputs["input"]}, make_labels(1, 1000).repeat(samples), net, mapping
+
+
+def export_full(name, samples, folder):
     build, kind = zoo_models.FULL[name]
     torch.manual_seed(1)
     net = build().eval()
@@ -88,10 +106,7 @@ def make(name, samples, folder):
     if mapping.left or mapping.missing:
         print(f"{name}: no parameter for {mapping.left}, no initializer for {mapping.missing}", file=sys.stderr)
     # all samples are of one class, so that they share a run, and the file holds one sum
-    y = make_labels(1, classes).repeat(samples)
-    write_npz(folder / "inputs.npz", inputs, y)
-    _, _, exact = reference(net, mapping, inputs, y)
-    return path, inputs, y, [{n: pair[k] for n, pair in exact.items()} for k in range(2)], (net, mapping)
+    return path, inputs, make_labels(1, classes).repeat(samples), net, mapping
 
 
 def widened(path):
@@ -177,21 +192,21 @@ def check_fisher(tool, path, engine, squares, samples, folder):
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("tool", type=pathlib.Path, help="the onnx-unlearn binary, a release build")
-    args.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {' '.join(zoo_models.FULL)}")
+    args.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {' '.join(ALL)}")
     args.add_argument("--engines", default="cpu,ort,cpu64", help="for the Fisher; default: %(default)s")
     args.add_argument("--kinks", action="store_true",
                       help="also compare in float64 on the pieces of the float32 run, and count what lies elsewhere")
     args.add_argument("--samples", type=int, default=10)
     args.add_argument("--limit", type=float, default=1e-3, help="greatest relative error; default: %(default)s")
     args = args.parse_args()
-    unknown = set(args.models) - set(zoo_models.FULL)
+    unknown = set(args.models) - set(ALL)
     if unknown:
-        raise SystemExit(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(zoo_models.FULL)}")
+        raise SystemExit(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     torch.set_num_threads(os.cpu_count())
     print("| model | weights | what | engine | nodes | batch | seconds | peak MB | worst relative error | of |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     missed = []
-    for name in args.models or zoo_models.FULL:
+    for name in args.models or ALL:
         try:
             for what, error, limit in rows(args, name):
                 if not error <= limit:
@@ -207,20 +222,22 @@ def rows(args, name):
     """Prints the rows of a model; gives of each what it is of, its error, and the limit."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        path, inputs, y, (sums, squares), network = make(name, args.samples, folder)
+        # the light models take one sample at once
+        samples = 1 if name in LIGHT else args.samples
+        path, inputs, y, (sums, squares), network = make(name, samples, folder)
         limit, fisher_limit = limits(path, args.limit)
         millions = f"{sum(s.size for s in sums.values()) / 1e6:.1f} M"
         nodes, seconds, peak, error, where = check_gradients(args.tool, path, inputs, y, sums, folder)
-        print(f"| {name} | {millions} | gradients | ONNX Runtime | {nodes} | {args.samples} | {seconds:.1f} | {peak:.0f} "
+        print(f"| {name} | {millions} | gradients | ONNX Runtime | {nodes} | {samples} | {seconds:.1f} | {peak:.0f} "
               f"| {error:.1e} | {where} |", flush=True)
         yield "gradients", error, limit
         if args.kinks and KINKS & ops_of(path) <= MODULES.keys():
             for mode, error, where, moved, activations in check_pieces(args.tool, path, inputs, y, network, folder):
                 print(f"| {name} | {millions} | {mode}, same pieces | ONNX Runtime | {moved} of {activations} moved "
-                      f"| {args.samples} | | | {error:.1e} | {where} |", flush=True)
+                      f"| {samples} | | | {error:.1e} | {where} |", flush=True)
                 yield f"{mode} on the same pieces", error, args.limit * (2 if mode == "fisher" else 1)
         for engine in filter(None, args.engines.split(",")):
-            report, seconds, peak, error, where = check_fisher(args.tool, path, engine, squares, args.samples, folder)
+            report, seconds, peak, error, where = check_fisher(args.tool, path, engine, squares, samples, folder)
             print(f"| {name} | {millions} | fisher | {engine} | | {report['batch']} | {seconds:.1f} | {peak:.0f} "
                   f"| {error:.1e} | {where} |", flush=True)
             if report["one_by_one"]:

@@ -5,9 +5,10 @@ use crate::cli::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, ScaleA
 use crate::cli::{Context, Status};
 use crate::error::Result;
 use crate::fisher::store::{Kept, Origin, model_sha256};
-use crate::fisher::{ClassSums, Counting, Forecast, Plan};
+use crate::fisher::{ClassSums, Forecast, Plan};
 use crate::memory::in_words;
 use crate::report::{Align, Table, format};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -139,10 +140,10 @@ impl Estimate {
         let mut all: Vec<WeightReport> = shapes.map(plain).collect();
         if origin.is_whole() {
             let kept = Kept::open(&self.o)?;
-            let means = kept.means(&sums.names, &[kept.classes()], Counting::Samples)?;
-            for (report, f) in all.iter_mut().zip(means.iter().flatten()) {
-                report.mean = Some(f.iter().sum::<f64>() / f.len().max(1) as f64);
-                report.max = Some(f.iter().copied().fold(0.0, f64::max));
+            let found = kept.weights().map(|(name, _)| name).zip(kept.summaries()?).collect::<BTreeMap<_, _>>();
+            for report in &mut all {
+                let summary = found.get(report.name.as_str());
+                (report.mean, report.max) = (summary.map(|s| s.mean), summary.map(|s| s.max));
             }
         }
         Ok(all)

@@ -1,17 +1,29 @@
 //! One pass over a file: bytes of the source, with the new elements of weights in their places.
+//!
+//! One thread puts new elements into copies of pieces of the source, another writes what is ready.
 
+use super::encode::encode;
 use super::{Job, NewValues, PatchedWeight, unwritable};
 use crate::error::{Error, Result};
 use crate::onnx::edit::{Edit, edited, moved};
-use crate::onnx::weights::{Storage, Weight};
+use crate::onnx::weights::Weight;
 use crate::tensor::Array;
-use half::{bf16, f16};
-use std::fmt::Display;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
 
 /// Elements handled at a time; bounds memory whatever the size of a weight.
 pub(super) const CHUNK: usize = 1 << 16;
+
+/// Pieces that wait to be written, at most.
+const WAITING: usize = 8;
+
+/// New bytes and where they belong.
+struct Piece {
+    at: usize,
+    bytes: Vec<u8>,
+}
 
 /// A file that is written from start to end: bytes of `base`, or others in their place.
 struct Spliced<'a, F> {
@@ -48,7 +60,7 @@ impl<F: Write + Seek> Spliced<'_, F> {
 
 /// Writes a whole file in the order in which its weights lie, so that most bytes are written once.
 pub(super) fn splice_all<V: NewValues + ?Sized>(
-    file: &mut (impl Write + Seek),
+    file: &mut (impl Write + Seek + Send),
     source: &[u8],
     edits: &[Edit],
     changes: &V,
@@ -57,119 +69,77 @@ pub(super) fn splice_all<V: NewValues + ?Sized>(
 ) -> Result<()> {
     let changed = if edits.is_empty() { None } else { Some(edited(source, edits)?) };
     let base = changed.as_deref().unwrap_or(source);
-    let mut out = Spliced { file, base, end: 0 };
+    let out = Spliced { file, base, end: 0 };
     jobs.sort_by_key(|(job, _)| job.weight.runs().first().map(|r| r.start));
-    for (job, done) in jobs {
-        let values = job.values(changes).map_err(|e| e.at(format!("weight '{}'", job.weight.name)))?;
-        done.changed = splice(&mut out, source, edits, job.weight, &values, path)?;
-    }
-    out.reach(base.len()).map_err(|e| unwritable(path, &e))
+    thread::scope(|scope| {
+        let (ready, pieces) = sync_channel(WAITING);
+        let (done, used) = channel();
+        let writer = thread::Builder::new()
+            .spawn_scoped(scope, move || write_all(out, &pieces, &done))
+            .map_err(|e| Error::io("cannot start a thread", &e))?;
+        let mut splicer = Splicer { source, edits, ready, used };
+        let spliced = jobs.iter_mut().try_for_each(|(job, done)| {
+            let values = job.values(changes).map_err(|e| e.at(format!("weight '{}'", job.weight.name)))?;
+            done.changed = splicer.splice(job.weight, &values)?;
+            Ok(())
+        });
+        // the writer ends when no more can come
+        drop(splicer);
+        let written = writer.join().map_err(|_| Error::internal("writing panicked"))?;
+        let mut out = written.map_err(|e| unwritable(path, &e))?;
+        spliced?;
+        out.reach(base.len()).map_err(|e| unwritable(path, &e))
+    })
 }
 
-/// Writes the new elements of a weight in the place of the old ones; counts those that differ.
-fn splice<F: Write + Seek>(
-    out: &mut Spliced<'_, F>,
-    source: &[u8],
-    edits: &[Edit],
-    weight: &Weight,
-    values: &Array,
-    path: &Path,
-) -> Result<usize> {
-    let (mut changed, mut done, width) = (0_usize, 0_usize, weight.storage.width());
-    let mut bytes = Vec::new();
-    for run in weight.runs() {
-        for first in (0..run.count).step_by(CHUNK) {
-            let part = run.part(first, CHUNK).and_then(|p| Some((p.count, p.span(width)?)));
-            let to = moved(*run, edits).part(first, CHUNK).map(|p| p.start);
-            let piece = part.and_then(|(n, span)| Some((n, to?, source.get(span)?)));
-            let (n, at, old) = piece.ok_or_else(|| Error::internal("a weight leaves its file"))?;
-            bytes.clear();
-            bytes.extend_from_slice(old);
-            let encoded = encode(&mut bytes, run.step, weight.storage, values, done);
-            let more = encoded.map_err(|e| e.at(format!("'{}'", weight.name)))?;
-            done = done.saturating_add(n);
-            if more == 0 {
-                continue;
+/// Writes pieces as they come and what lies between them, and gives their memory back.
+fn write_all<'a, F: Write + Seek>(
+    mut out: Spliced<'a, F>,
+    pieces: &Receiver<Piece>,
+    done: &Sender<Vec<u8>>,
+) -> std::io::Result<Spliced<'a, F>> {
+    for Piece { at, bytes } in pieces {
+        out.put(at, &bytes)?;
+        // nobody needs it after the last piece
+        let _ = done.send(bytes);
+    }
+    Ok(out)
+}
+
+/// Makes the pieces.
+struct Splicer<'a> {
+    source: &'a [u8],
+    edits: &'a [Edit],
+    ready: SyncSender<Piece>,
+    used: Receiver<Vec<u8>>,
+}
+
+impl Splicer<'_> {
+    /// Hands over the new elements of a weight in the place of the old ones; counts those that differ.
+    fn splice(&mut self, weight: &Weight, values: &Array) -> Result<usize> {
+        let (mut changed, mut done, width) = (0_usize, 0_usize, weight.storage.width());
+        for run in weight.runs() {
+            for first in (0..run.count).step_by(CHUNK) {
+                let part = run.part(first, CHUNK).and_then(|p| Some((p.count, p.span(width)?)));
+                let to = moved(*run, self.edits).part(first, CHUNK).map(|p| p.start);
+                let piece = part.and_then(|(n, span)| Some((n, to?, self.source.get(span)?)));
+                let (n, at, old) = piece.ok_or_else(|| Error::internal("a weight leaves its file"))?;
+                let mut bytes = self.used.try_recv().unwrap_or_default();
+                bytes.clear();
+                bytes.extend_from_slice(old);
+                let encoded = encode(&mut bytes, run.step, weight.storage, values, done);
+                let more = encoded.map_err(|e| e.at(format!("'{}'", weight.name)))?;
+                done = done.saturating_add(n);
+                if more == 0 {
+                    continue;
+                }
+                changed = changed.saturating_add(more);
+                // the writer's own error is the one to be told
+                self.ready.send(Piece { at, bytes }).map_err(|_| Error::internal("writing ended early"))?;
             }
-            changed = changed.saturating_add(more);
-            out.put(at, &bytes).map_err(|e| unwritable(path, &e))?;
         }
+        Ok(changed)
     }
-    Ok(changed)
-}
-
-/// Puts the values from element `first` on into `bytes`; counts the elements whose bytes change.
-fn encode(bytes: &mut [u8], step: usize, storage: Storage, values: &Array, first: usize) -> Result<usize> {
-    if let (Storage::F64, Array::F64(_)) = (storage, values) {
-        let new = values.slice::<f64>()?.get(first..).unwrap_or_default();
-        return replace(bytes, step, new, f64::from_le_bytes, f64::to_le_bytes);
-    }
-    let new = values.slice::<f32>()?.get(first..).unwrap_or_default();
-    match storage {
-        Storage::F32 => replace(bytes, step, new, f32::from_le_bytes, f32::to_le_bytes),
-        Storage::F16 => {
-            replace(bytes, step, new, |b| f16::from_le_bytes(b).to_f32(), |v| f16::from_f32(v).to_le_bytes())
-        }
-        Storage::Bf16 => {
-            replace(bytes, step, new, |b| bf16::from_le_bytes(b).to_f32(), |v| bf16::from_f32(v).to_le_bytes())
-        }
-        Storage::F64 => replace(bytes, step, new, |b| narrow(f64::from_le_bytes(b)), |v| f64::from(v).to_le_bytes()),
-    }
-}
-
-/// The nearest `f32`.
-#[allow(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounding is the purpose")]
-fn narrow(v: f64) -> f32 {
-    v as f32
-}
-
-/// The two float types, compared by their bits: `-0.0` is not `0.0`, and a NaN equals itself.
-trait Real: Copy + Display {
-    fn same(self, other: Self) -> bool;
-    fn finite(self) -> bool;
-}
-
-impl Real for f32 {
-    fn same(self, other: Self) -> bool {
-        self.to_bits() == other.to_bits()
-    }
-    fn finite(self) -> bool {
-        self.is_finite()
-    }
-}
-
-impl Real for f64 {
-    fn same(self, other: Self) -> bool {
-        self.to_bits() == other.to_bits()
-    }
-    fn finite(self) -> bool {
-        self.is_finite()
-    }
-}
-
-fn replace<const N: usize, V: Real>(
-    bytes: &mut [u8],
-    step: usize,
-    new: &[V],
-    load: impl Fn([u8; N]) -> V,
-    save: impl Fn(V) -> [u8; N],
-) -> Result<usize> {
-    let mut changed = 0_usize;
-    let elements = bytes.chunks_mut(step.max(1)).filter_map(|c| c.first_chunk_mut::<N>());
-    for (old, &value) in elements.zip(new) {
-        if load(*old).same(value) {
-            continue;
-        }
-        let stored = save(value);
-        if value.finite() && !load(stored).finite() {
-            return Err(Error::invalid(format!("the value {value} does not fit its {}-bit type", 8 * N)));
-        }
-        if *old != stored {
-            *old = stored;
-            changed = changed.saturating_add(1);
-        }
-    }
-    Ok(changed)
 }
 
 #[cfg(test)]
