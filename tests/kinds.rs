@@ -55,6 +55,8 @@ const fn mlp(name: &'static str) -> Kind {
 const KINDS: [Kind; 36] = [
     own("skl_mlp"),
     own("skl_binary"),
+    own("skl_pipeline"),
+    own("skl_normalizer"),
     own("keras_nhwc"),
     own("torch_functions"),
     own("torch_dynamo"),

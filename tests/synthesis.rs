@@ -8,8 +8,10 @@ use onnx_unlearn::engine::cpu::Cpu;
 use onnx_unlearn::forget::answers::Answers;
 use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
 use onnx_unlearn::inputs::synthesis::{Options, Synthesised, synthesise};
+use onnx_unlearn::onnx::proto::ModelProto;
 use onnx_unlearn::onnx::{ExportOptions, Model, to_bytes};
 use onnx_unlearn::tensor::{Array, DType, TensorType};
+use prost::Message;
 use serde_json::Value;
 use std::path::Path;
 
@@ -206,6 +208,35 @@ fn a_class_is_forgotten_without_any_inputs() {
     assert!(of(&before, "A_F") > 0.9, "{before}");
     assert!(of(&after, "A_F") <= 0.05, "{after}");
     assert!(of(&after, "A_R") >= of(&before, "A_R") - 0.03, "A_R {} then {}", before["A_R"], after["A_R"]);
+}
+
+/// Features as they are measured, each in a range of its own, which stands in the model.
+#[test]
+fn a_model_that_standardises_its_features_tells_their_ranges() {
+    let (file, data) = (fixture("kinds/skl_pipeline.onnx"), fixture("kinds/skl_pipeline.npz"));
+    let c = Classifier::open(&file, ClassifierOptions::default()).unwrap();
+    let made = make(&c, &Options { per_class: 2, range: None, ..QUICK });
+    assert!(made.range_reason.contains("two deviations"), "{}", made.range_reason);
+    assert_eq!((made.reached, answered(&c, &made)), (6, 6));
+    let model = ModelProto::decode(&std::fs::read(&file).unwrap()[..]).unwrap();
+    let scaler = model.graph.unwrap().node.into_iter().find(|n| n.op_type() == "Scaler").unwrap();
+    let of = |name: &str| scaler.attribute.iter().find(|a| a.name() == name).unwrap().floats.clone();
+    let (offset, scale) = (of("offset"), of("scale"));
+    for (i, v) in made.inputs.x.to_f64().into_iter().enumerate() {
+        let z = (v - f64::from(offset[i % 4])) * f64::from(scale[i % 4]);
+        assert!(z.abs() <= 2.0 + 1e-4, "{z} deviations");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.onnx");
+    for class in ["0", "1", "2"] {
+        json(&["forget", arg(&file), "--class", class, "-o", arg(&out), "--engine", "cpu"]);
+        let measured =
+            |m: &Path| json(&["evaluate", arg(m), "--data", arg(&data), "--forgotten", class, "--engine", "cpu"]);
+        let (before, after) = (measured(&file), measured(&out));
+        assert_eq!(after["A_F"], 0.0, "class {class}");
+        // of twenty samples one at most
+        assert!(after["A_R"].as_f64() >= before["A_R"].as_f64().map(|a| a - 0.051), "{class}: {}", after["A_R"]);
+    }
 }
 
 #[test]

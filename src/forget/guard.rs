@@ -7,6 +7,7 @@
 use super::Aim;
 use super::answers::Answers;
 use crate::error::Result;
+use crate::inputs::bounds::Bounds;
 use crate::inputs::{Labelled, generator};
 use crate::tensor::Array;
 use rand::Rng;
@@ -40,7 +41,7 @@ pub struct Guard {
 ///
 /// # Errors
 /// When the inputs are inconsistent.
-pub(super) fn guards(data: &Labelled, aim: &Aim, from: usize, seed: u64, elements: usize) -> Result<Vec<Guard>> {
+pub(super) fn guards(data: &Labelled, aim: &Aim, from: usize, noise: &Noise, elements: usize) -> Result<Vec<Guard>> {
     let classes = retained(data, aim, from);
     let most = (MOST_ELEMENTS / elements.max(1)).clamp(1, MOST_GROUPS).min(classes.len());
     let mut all = Vec::new();
@@ -52,7 +53,7 @@ pub(super) fn guards(data: &Labelled, aim: &Aim, from: usize, seed: u64, element
         let spread = (0..take).map(|k| members[k * members.len() / take]);
         let positions: Vec<usize> = spread.flat_map(|m| m.iter().take(each)).copied().collect();
         let clean = data.select(&positions)?;
-        let inputs = clean.concat(&noised(&clean, data, seed, GUARD_NOISE)?)?;
+        let inputs = clean.concat(&noise.mixed_into(&clean, GUARD_NOISE)?)?;
         all.push(Guard { inputs });
     }
     Ok(all)
@@ -73,14 +74,14 @@ impl Canaries {
     ///
     /// # Errors
     /// When the inputs are inconsistent.
-    pub(super) fn choose(data: &Labelled, aim: &Aim, from: usize, seed: u64) -> Result<Labelled> {
+    pub(super) fn choose(data: &Labelled, aim: &Aim, from: usize, noise: &Noise) -> Result<Labelled> {
         let classes = retained(data, aim, from);
         let of_class = |m: &Vec<usize>| {
             let others = if m.len() > GUARDS { GUARDS } else { 0 };
             m[others..].iter().take(CANARIES).copied().collect::<Vec<_>>()
         };
         let chosen = data.select(&classes.iter().flat_map(of_class).collect::<Vec<_>>())?;
-        noised(&chosen, data, seed, CANARY_NOISE)
+        noise.mixed_into(&chosen, CANARY_NOISE)
     }
 
     /// Remembers how they were answered before.
@@ -122,15 +123,25 @@ fn retained(data: &Labelled, aim: &Aim, from: usize) -> Vec<Vec<usize>> {
 const GUARD_NOISE: &[u8] = b"guards";
 const CANARY_NOISE: &[u8] = b"canaries";
 
-/// These inputs, half of each replaced by uniform noise over the range of all.
-fn noised(inputs: &Labelled, all: &Labelled, seed: u64, purpose: &[u8]) -> Result<Labelled> {
-    let (lo, hi) = all.range();
-    let mut rng = generator(seed, purpose);
-    let mut uniform = || f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24);
-    let mixed: Vec<f64> =
-        inputs.x.to_f64().into_iter().map(|v| (1.0 - NOISE) * v + NOISE * (lo + (hi - lo) * uniform())).collect();
-    let x = Array::from_vec(inputs.x.shape(), mixed)?.to_float(inputs.x.dtype());
-    Ok(Labelled { x, y: inputs.y.clone(), extra: inputs.extra.clone() })
+/// Uniform noise over the range of the inputs.
+pub(super) struct Noise {
+    pub(super) bounds: Bounds,
+    pub(super) seed: u64,
+}
+
+impl Noise {
+    /// These inputs, half of each replaced by noise.
+    fn mixed_into(&self, inputs: &Labelled, purpose: &[u8]) -> Result<Labelled> {
+        let mut rng = generator(self.seed, purpose);
+        let mut uniform = || f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24);
+        let mix = |(i, v): (usize, f64)| {
+            let (lo, hi) = self.bounds.at(i);
+            (1.0 - NOISE) * v + NOISE * (lo + (hi - lo) * uniform())
+        };
+        let mixed: Vec<f64> = inputs.x.to_f64().into_iter().enumerate().map(mix).collect();
+        let x = Array::from_vec(inputs.x.shape(), mixed)?.to_float(inputs.x.dtype());
+        Ok(Labelled { x, y: inputs.y.clone(), extra: inputs.extra.clone() })
+    }
 }
 
 #[cfg(test)]
@@ -144,6 +155,10 @@ mod tests {
         Labelled::new(x, vec![0, 0, 1, 1, 2, 2, 3, 3]).unwrap()
     }
 
+    fn noise(data: &Labelled) -> Noise {
+        Noise { bounds: Bounds::even(data.range()), seed: 0 }
+    }
+
     fn aim(data: &Labelled) -> Aim {
         Aim::new(&Request::new(vec![1], Method::Search(Vec::new())), data, 4).unwrap()
     }
@@ -151,17 +166,17 @@ mod tests {
     #[test]
     fn every_retained_class_is_guarded() {
         let data = data();
-        let all = guards(&data, &aim(&data), 0, 0, 10).unwrap();
+        let all = guards(&data, &aim(&data), 0, &noise(&data), 10).unwrap();
         let y: Vec<Vec<usize>> = all.iter().map(|g| g.inputs.y.clone()).collect();
         assert_eq!(y, [[0; 2], [2; 2], [3; 2]]);
         let x = all[2].inputs.x.to_f64();
         assert!(x[0] == 6.0 && x[1] >= 3.0 && x[1] <= 6.5 && x[1] != 6.0, "{x:?}");
         // few groups where the weights are many; one class stands for a group
-        let few = guards(&data, &aim(&data), 0, 0, MOST_ELEMENTS / 2).unwrap();
+        let few = guards(&data, &aim(&data), 0, &noise(&data), MOST_ELEMENTS / 2).unwrap();
         let y: Vec<Vec<usize>> = few.iter().map(|g| g.inputs.y.clone()).collect();
         assert_eq!(y, [[0; 2], [2; 2]]);
         // inputs before the first that counts guard nothing
-        let late = guards(&data, &aim(&data), 5, 0, 10).unwrap();
+        let late = guards(&data, &aim(&data), 5, &noise(&data), 10).unwrap();
         assert_eq!(late.iter().map(|g| g.inputs.y[0]).collect::<Vec<_>>(), [2, 3]);
     }
 
@@ -169,7 +184,7 @@ mod tests {
     fn the_worst_class_of_canaries_counts() {
         let data = data();
         let aim = aim(&data);
-        let inputs = Canaries::choose(&data, &aim, 0, 0).unwrap();
+        let inputs = Canaries::choose(&data, &aim, 0, &noise(&data)).unwrap();
         assert_eq!(inputs.y, [0, 2, 3]);
         let answers = |z: [f64; 4]| Answers { classes: 4, logits: z.repeat(3), old_head: None };
         // class 1 is to be forgotten: class 0 is the answer, with 1/2 of what is left, then with 1/4

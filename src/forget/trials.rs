@@ -4,7 +4,7 @@ use super::Aim;
 use super::answers::{Answerer, Answers};
 use super::ascent::{Ascent, Part};
 use super::calibration::Calibration;
-use super::guard::{Canaries, guards};
+use super::guard::{Canaries, Noise, guards};
 use super::last::{Cut, Last, Shown};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
@@ -13,6 +13,7 @@ use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
+use crate::inputs::bounds::Bounds;
 use std::rc::Rc;
 
 /// Which of the labelled inputs tell how the retained classes fare, as data would.
@@ -113,9 +114,15 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub(super) fn canaries(&mut self) -> Result<Option<Canaries>> {
         let Some(from) = self.guide.from else { return Ok(None) };
-        let inputs = Canaries::choose(self.data, self.aim, from, self.guide.seed)?;
+        let inputs = Canaries::choose(self.data, self.aim, from, &self.noise()?)?;
         let before = self.answerer.answer(self.old, self.old, &inputs, &mut |_| ())?;
         Ok(Some(Canaries::new(inputs, &before, self.aim)))
+    }
+
+    /// Noise over the range of each element, where the model tells it, else over that of the inputs.
+    fn noise(&self) -> Result<Noise> {
+        let bounds = Bounds::of_model(self.classifier)?.unwrap_or_else(|| Bounds::even(self.data.range()));
+        Ok(Noise { bounds, seed: self.guide.seed })
     }
 
     /// What is left of the canaries' answers.
@@ -222,10 +229,10 @@ impl<'a> Trials<'a> {
         let i = match self.ascents.iter().position(|(p, _)| *p == part) {
             Some(i) => i,
             None => {
-                let (data, aim, seed) = (self.data, self.aim, self.guide.seed);
+                let (data, aim) = (self.data, self.aim);
                 let moved = self.basis.f_r.iter().map(|t| t.ty().len()).sum();
                 let guards = match self.guide.from {
-                    Some(from) if part == Part::Body => guards(data, aim, from, seed, moved)?,
+                    Some(from) if part == Part::Body => guards(data, aim, from, &self.noise()?, moved)?,
                     _ => Vec::new(),
                 };
                 let ascent = Ascent::new(self.classifier, self.engine, &self.basis, part, data, aim, guards)?;

@@ -1,5 +1,6 @@
 //! Gradient descent on a model's input, one Adam step a run; inputs and moments stay where the engine works.
 
+use super::bounds::Bounds;
 use crate::autodiff::gradient::{cross_entropy, free_name};
 use crate::autodiff::{Samples, backward};
 use crate::classifier::{Classifier, placed};
@@ -20,7 +21,7 @@ const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
 /// How far and where to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Course {
     /// Adam steps.
     pub(super) steps: usize,
@@ -29,7 +30,7 @@ pub(super) struct Course {
     /// Weight of the total variation of an input whose range is 1.
     pub(super) tau: f64,
     /// Least and greatest element.
-    pub(super) range: (f64, f64),
+    pub(super) bounds: Bounds,
 }
 
 /// A prepared step `x ← clip(x − rate · m̂ / (√v̂ + ε))` on `Σ_n ℓ(x_n, c_n) + τ · TV(x_n)`.
@@ -52,7 +53,7 @@ pub(super) struct Arrived {
 
 impl Descent {
     /// Prepares steps for `batch` samples (or as many as the model fixes); `extra` has one sample of each further
-    /// input by name.
+    /// input by name, and `extents` are those of the bounds ([`Bounds::extents`]).
     ///
     /// # Errors
     /// When the first input is not of floats, an op on the way has no derivative, or the engine fails.
@@ -61,10 +62,11 @@ impl Descent {
         engine: &dyn Engine,
         batch: usize,
         extra: &BTreeMap<String, Array>,
+        extents: &[usize],
     ) -> Result<Self> {
         let mut batch = batch;
         loop {
-            let step = Step::new(classifier, engine, batch, extra)?;
+            let step = Step::new(classifier, engine, batch, extra, extents)?;
             let Some(limit) = classifier.memory_limit() else { return step.prepare(engine) };
             let bytes = |g: &Graph| {
                 let beside = if engine.on_device() { 0 } else { fit::beside(classifier) };
@@ -107,16 +109,16 @@ impl Descent {
         &mut self,
         x: Array,
         classes: &[usize],
-        course: Course,
+        course: &Course,
         tick: &mut dyn FnMut(),
     ) -> Result<Arrived> {
-        let (lo, hi) = course.range;
-        let span = hi - lo;
+        let bounds = &course.bounds;
         let float = self.x.dtype;
         let scalar = |v: f64| Tensor::Host(Array::full_float(float, &[], v));
         let zeros = || Tensor::Host(Array::full_float(float, &self.x.shape, 0.0));
         let labels: Vec<i64> = classes.iter().map(|&c| i64::try_from(c).unwrap_or(i64::MAX)).collect();
         let mut state = vec![Tensor::Host(x.transposed(&self.to_place)), zeros(), zeros()];
+        let ends = [bounds.map(float, |lo, _| lo)?, bounds.map(float, |_, hi| hi)?].map(Tensor::Host);
         let mut losses = None;
         for step in 1..=course.steps {
             let t = i32::try_from(step).unwrap_or(i32::MAX);
@@ -126,7 +128,9 @@ impl Descent {
             feeds.extend(self.extra.iter().cloned().map(Tensor::Host));
             feeds.push(Tensor::Host(Array::ints(&labels)));
             feeds.extend(state.drain(1..));
-            feeds.extend([scalar(course.rate * span * corrected), scalar(course.tau / span), scalar(lo), scalar(hi)]);
+            let rate = bounds.map(float, |lo, hi| course.rate * (hi - lo) * corrected)?;
+            feeds.extend([Tensor::Host(rate), scalar(course.tau / bounds.span())]);
+            feeds.extend(ends.iter().cloned());
             let mut out = self.session.run(&feeds)?;
             losses = out.pop();
             state = out;
@@ -135,6 +139,7 @@ impl Descent {
         let x = state.swap_remove(0).to_array()?.transposed(&self.to_front);
         let losses = losses.map_or(Ok(Vec::new()), |l| l.to_array().map(|a| a.to_f64()))?;
         if !x.is_finite() || !losses.iter().all(|l| l.is_finite()) {
+            let (lo, hi) = bounds.whole();
             return Err(Error::invalid(format!("descent from {lo} to {hi} ends in numbers that are not finite")));
         }
         Ok(Arrived { x, losses })
@@ -162,6 +167,7 @@ impl Step {
         engine: &dyn Engine,
         batch: usize,
         extra: &BTreeMap<String, Array>,
+        extents: &[usize],
     ) -> Result<Self> {
         let mut g = classifier.bind(batch)?.graph;
         let x = *g.inputs.first().ok_or_else(|| Error::unsupported("the model has no input"))?;
@@ -194,7 +200,9 @@ impl Step {
         let m = feed(&mut g, "first moment", ty.clone());
         let v = feed(&mut g, "second moment", ty.clone());
         let scalar = TensorType::new(ty.dtype, []);
-        let [rate, tau, lo, hi] = ["rate", "tau", "lo", "hi"].map(|s| feed(&mut g, s, scalar.clone()));
+        let each = TensorType::new(ty.dtype, extents);
+        let [rate, tau, lo, hi] = [("rate", &each), ("tau", &scalar), ("lo", &each), ("hi", &each)]
+            .map(|(name, ty)| feed(&mut g, name, ty.clone()));
         let entropy = cross_entropy(&mut g, &head, labels)?;
         let mut seeds = vec![(entropy.logits, entropy.slope)];
         if axis == 0 {

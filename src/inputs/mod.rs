@@ -4,6 +4,7 @@
 //! with `x` (batch first) and `y` (integer class ids). [`load`] also reads IDX files as MNIST comes in, and
 //! folders with one folder of images per class.
 
+pub(crate) mod bounds;
 pub mod codes;
 pub mod compose;
 mod descent;

@@ -1,6 +1,7 @@
 //! Labelled inputs for a model that never saw any: each is found by gradient descent on the model's input, from noise
 //! to something that is answered with its class, without data and without training.
 
+use super::bounds::Bounds;
 use super::descent::{Arrived, Course, Descent};
 use super::{Labelled, generator};
 use crate::classifier::Classifier;
@@ -16,6 +17,9 @@ const MAX_BATCH: usize = 64;
 /// Ranges that are tried where none is given, in this order: pixels divided by 255, the same around zero, pixels less
 /// their mean and divided by their deviation, plain pixels.
 const RANGES: [(f64, f64); 4] = [(0.0, 1.0), (-1.0, 1.0), (-2.5, 2.5), (0.0, 255.0)];
+
+/// Where bounds come from that the model itself tells.
+const OF_MODEL: &str = "of each element two deviations around the mean that the model takes away from it";
 
 /// Steps of the descents that tell ranges apart, and the classes that take part in them.
 const PROBE: (usize, usize) = (40, 32);
@@ -139,8 +143,16 @@ pub fn synthesise_each(
     let (neutral, notes) = neutral_inputs(classifier);
     let wanted: Vec<(usize, usize)> = each.iter().enumerate().flat_map(|(c, &n)| (0..n).map(move |k| (c, k))).collect();
     let probed: Vec<(usize, usize)> = (0..classifier.classes().min(PROBE.1)).map(|c| (c, 0)).collect();
-    let probes = if options.range.or(classifier.embedding_range()).is_none() { PROBE.0 * RANGES.len() } else { 0 };
-    let mut descent = Descent::new(classifier, engine, wanted.len().min(MAX_BATCH), &neutral)?;
+    let known = match (options.range, classifier.embedding_range()) {
+        (Some(range), _) => Some((Bounds::even(range), "given")),
+        (None, Some(range)) => {
+            Some((Bounds::even(range), "two deviations around the mean of the embedding's elements"))
+        }
+        (None, None) => Bounds::of_model(classifier)?.map(|b| (b, OF_MODEL)),
+    };
+    let probes = if known.is_none() { PROBE.0 * RANGES.len() } else { 0 };
+    let extents = known.as_ref().map_or(Vec::new(), |(bounds, _)| bounds.extents());
+    let mut descent = Descent::new(classifier, engine, wanted.len().min(MAX_BATCH), &neutral, &extents)?;
     let batches = |n: usize| n.div_ceil(descent.batch());
     let total = options.steps * batches(wanted.len()) + probes * batches(probed.len());
     let mut done = 0;
@@ -148,19 +160,19 @@ pub fn synthesise_each(
         done += 1;
         progress(done.min(total), total);
     };
-    let course = Course { steps: options.steps, rate: options.rate, tau: options.tau, range: (0.0, 1.0) };
+    let course = |bounds| Course { steps: options.steps, rate: options.rate, tau: options.tau, bounds };
     let mut maker = Maker {
         shape: classifier.sample_shape().to_vec(),
         float: input.dtype,
         seed: options.seed,
         descent: &mut descent,
     };
-    let (range, range_reason) = match (options.range, classifier.embedding_range()) {
-        (Some(r), _) => (r, "given".to_owned()),
-        (None, Some(r)) => (r, "two deviations around the mean of the embedding's elements".to_owned()),
-        (None, None) => maker.find_range(&probed, course, &mut tick)?,
+    let (bounds, range_reason) = match known {
+        Some((bounds, reason)) => (bounds, reason.to_owned()),
+        None => maker.find_range(&probed, &course, &mut tick)?,
     };
-    let made = maker.make(&wanted, Course { range, ..course }, &mut tick)?;
+    let range = bounds.whole();
+    let made = maker.make(&wanted, &course(bounds), &mut tick)?;
     let n = wanted.len();
     let extra = neutral.iter().map(|(name, one)| Ok((name.clone(), super::descent::repeated(one, n)?)));
     let inputs =
@@ -185,10 +197,16 @@ pub fn refine(
     if let Some(name) = from.extra.keys().next() {
         return Err(Error::unsupported(format!("the model has a second input '{name}'; descent is on one input")));
     }
-    let range = options.range.unwrap_or(from.range());
+    let (bounds, range_reason) = match (options.range, Bounds::of_model(classifier)?) {
+        (Some(range), _) => (Bounds::even(range), "given"),
+        (None, Some(bounds)) => (bounds, OF_MODEL),
+        (None, None) => (Bounds::even(from.range()), "that of the codes"),
+    };
+    let range = bounds.whole();
     check(&Options { range: Some(range), ..*options })?;
-    let course = Course { steps: options.steps, rate: options.rate, tau: options.tau, range };
-    let mut descent = Descent::new(classifier, engine, from.len().min(MAX_BATCH), &BTreeMap::new())?;
+    let course = Course { steps: options.steps, rate: options.rate, tau: options.tau, bounds };
+    let extents = course.bounds.extents();
+    let mut descent = Descent::new(classifier, engine, from.len().min(MAX_BATCH), &BTreeMap::new(), &extents)?;
     let batch = descent.batch();
     let total = options.steps * from.len().div_ceil(batch);
     let (mut x, mut losses, mut done) = (Vec::new(), Vec::new(), 0);
@@ -197,7 +215,7 @@ pub fn refine(
         // a batch is filled up with copies of its last sample
         let positions: Vec<usize> = (0..batch).map(|i| first + i.min(n - 1)).collect();
         let part = from.select(&positions)?;
-        let arrived = descent.run(part.x.to_float(classifier.float()), &part.y, course, &mut || {
+        let arrived = descent.run(part.x.to_float(classifier.float()), &part.y, &course, &mut || {
             done += 1;
             progress(done, total);
         })?;
@@ -205,8 +223,13 @@ pub fn refine(
         losses.extend(arrived.losses.into_iter().take(n));
     }
     let inputs = Labelled::new(Array::from_vec(from.x.shape(), x)?.to_float(classifier.float()), from.y.clone())?;
-    let range_reason = if options.range.is_some() { "given" } else { "that of the codes" }.to_owned();
-    Ok(Synthesised { inputs, range, range_reason, reached: reached(&losses), notes: Vec::new() })
+    Ok(Synthesised {
+        inputs,
+        range,
+        range_reason: range_reason.to_owned(),
+        reached: reached(&losses),
+        notes: Vec::new(),
+    })
 }
 
 fn check(o: &Options) -> Result<()> {
@@ -235,14 +258,14 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     /// Inputs for these (class, number) pairs, in this order.
-    fn make(&mut self, wanted: &[(usize, usize)], course: Course, tick: &mut dyn FnMut()) -> Result<Arrived> {
+    fn make(&mut self, wanted: &[(usize, usize)], course: &Course, tick: &mut dyn FnMut()) -> Result<Arrived> {
         let batch = self.descent.batch();
         let (mut x, mut losses) = (Vec::new(), Vec::new());
         for part in wanted.chunks(batch) {
             // a batch is filled up with copies of its last sample
             let full: Vec<(usize, usize)> = (0..batch).map(|i| part[i.min(part.len() - 1)]).collect();
             let classes: Vec<usize> = full.iter().map(|(c, _)| *c).collect();
-            let start = self.noise(&full, course.range)?;
+            let start = self.noise(&full, &course.bounds)?;
             let arrived = self.descent.run(start, &classes, course, tick)?;
             let each = arrived.x.len() / batch;
             x.extend(arrived.x.to_f64().into_iter().take(each * part.len()));
@@ -253,14 +276,17 @@ impl Maker<'_> {
     }
 
     /// Uniform noise over the range.
-    fn noise(&self, samples: &[(usize, usize)], (lo, hi): (f64, f64)) -> Result<Array> {
+    fn noise(&self, samples: &[(usize, usize)], bounds: &Bounds) -> Result<Array> {
         let each: usize = self.shape.iter().product();
         let mut x = Vec::with_capacity(each * samples.len());
         for &(c, k) in samples {
             let mut rng = generator(self.seed, b"synthesis");
             rng.set_stream(((c as u64) << 32) | k as u64);
             let mut uniform = || f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24);
-            x.extend((0..each).map(|_| lo + (hi - lo) * uniform()));
+            x.extend((0..each).map(|i| {
+                let (lo, hi) = bounds.at(i);
+                lo + (hi - lo) * uniform()
+            }));
         }
         Ok(Array::from_vec(&[&[samples.len()], &self.shape[..]].concat(), x)?.to_float(self.float))
     }
@@ -269,12 +295,14 @@ impl Maker<'_> {
     fn find_range(
         &mut self,
         probed: &[(usize, usize)],
-        course: Course,
+        course: &dyn Fn(Bounds) -> Course,
         tick: &mut dyn FnMut(),
-    ) -> Result<((f64, f64), String)> {
+    ) -> Result<(Bounds, String)> {
         let mut best: Option<((f64, f64), usize)> = None;
         for range in RANGES {
-            let Ok(found) = self.make(probed, Course { steps: PROBE.0, range, ..course }, tick) else { continue };
+            let Ok(found) = self.make(probed, &Course { steps: PROBE.0, ..course(Bounds::even(range)) }, tick) else {
+                continue;
+            };
             let n = reached(&found.losses);
             if best.is_none_or(|(_, most)| n > most) {
                 best = Some((range, n));
@@ -285,7 +313,8 @@ impl Maker<'_> {
         }
         match best {
             Some((range, n)) if n > 0 => {
-                Ok((range, format!("tried: {n} of {} classes are reached in it", probed.len())))
+                let reason = format!("tried: {n} of {} classes are reached in it", probed.len());
+                Ok((Bounds::even(range), reason))
             }
             _ => {
                 let tried: Vec<String> = RANGES.iter().map(|(lo, hi)| format!("{lo} to {hi}")).collect();

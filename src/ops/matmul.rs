@@ -6,7 +6,7 @@ use super::layout::aligned;
 use super::linalg::{Mat, Real, gemm};
 use super::squared::{self, Extents, Factors};
 use super::squares::lower_product;
-use super::support::{broadcast, broadcast_strides, given, rows, strides};
+use super::support::{broadcast, broadcast_strides, given, rows};
 use super::tile::Tile;
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, reshape, transpose};
 use crate::error::{Error, Result};
@@ -57,26 +57,34 @@ impl Product {
         [&self.batch[..], &[self.m, self.n]].concat()
     }
 
-    fn eval<T: Real>(&self, a: &Array, b: &Array) -> Result<Array> {
-        let (a, b) = (a.slice::<T>()?, b.slice::<T>()?);
-        let (m, n, k) = (self.m, self.n, self.k);
-        let count: usize = self.batch.iter().product();
+    /// The same product with as few batch axes as can be: the matrices of `a` that one `b` follows are rows of one matrix.
+    fn folded(mut self) -> Self {
+        while let ([.., extent], [.., a], [.., b]) = (&self.batch[..], &self.a_batch[..], &self.b_batch[..]) {
+            match extent {
+                1 => {}
+                _ if *b == 0 && *a == self.m * self.a[0] => self.m *= extent,
+                _ => break,
+            }
+            self.batch.pop();
+            self.a_batch.pop();
+            self.b_batch.pop();
+        }
+        self
+    }
+
+    fn eval<T: Real>(self, a: &Array, b: &Array) -> Result<Array> {
+        let (a, b, shape) = (a.slice::<T>()?, b.slice::<T>()?, self.shape());
+        let folded = self.folded();
+        let (m, n, k) = (folded.m, folded.n, folded.k);
+        let count: usize = folded.batch.iter().product();
         let mut y = vec![T::ZERO; count * m * n];
         if y.is_empty() {
-            return Array::from_vec(&self.shape(), y);
-        }
-        let shared_b = self.b_batch.iter().zip(&self.batch).all(|(&s, &e)| s == 0 || e == 1);
-        let a_strides = strides(&self.batch);
-        let dense_a =
-            self.a_batch.iter().zip(&a_strides).zip(&self.batch).all(|((&s, &d), &e)| s == d * m * k || e == 1);
-        if shared_b && dense_a {
-            gemm(Mat::new(a, count * m, k), Mat::new(b, k, n), &mut y, 1.0, 0.0, true);
-            return Array::from_vec(&self.shape(), y);
+            return Array::from_vec(&shape, y);
         }
         let mut at = Vec::with_capacity(count);
         rows(
-            &[&self.batch[..], &[1]].concat(),
-            [&[&self.a_batch[..], &[0]].concat(), &[&self.b_batch[..], &[0]].concat()],
+            &[&folded.batch[..], &[1]].concat(),
+            [&[&folded.a_batch[..], &[0]].concat(), &[&folded.b_batch[..], &[0]].concat()],
             |_, o| {
                 at.push(o);
             },
@@ -90,7 +98,7 @@ impl Product {
         } else {
             y.chunks_mut(m * n).zip(&at).for_each(|j| each(j, true));
         }
-        Array::from_vec(&self.shape(), y)
+        Array::from_vec(&shape, y)
     }
 
     /// The work for operands in these buffers, and perhaps `c` with its strides.
@@ -198,8 +206,14 @@ impl Op for MatMul {
         let (p, q, dy) = (b.x(0)?, b.x(1)?, b.dy()?);
         if b.wants(0) {
             // dA = dY · Bᵀ
-            let qt = swap_last(b, q)?;
-            let da = b.op("MatMul", &[dy, qt])?;
+            // the samples stay where they are found again
+            let are_rows = b.samples() == 1 || matches!(b.graph().value(dy).batch, Batch::None | Batch::Axis { axis: 0, .. });
+            let da = if are_rows && b.shape(q).len() == 2 {
+                times_transposed(b, dy, q)?
+            } else {
+                let qt = swap_last(b, q)?;
+                b.op("MatMul", &[dy, qt])?
+            };
             b.set_dx(0, da);
         }
         if !b.wants(1) {
@@ -215,7 +229,7 @@ impl Op for MatMul {
         Ok(())
     }
     fn kernel(&self, n: &NodeView) -> Result<Kernel> {
-        let product = Product::new(n.shape(0)?, n.shape(1)?)?;
+        let product = Product::new(n.shape(0)?, n.shape(1)?)?.folded();
         Ok(Kernel::one(product.step([Bind::Input(0), Bind::Input(1)], None, 1.0, 0.0)?))
     }
     fn cases(&self) -> Vec<Case> {
@@ -225,6 +239,9 @@ impl Op for MatMul {
             Case::new("MatMul tiles", &[&[70, 33], &[33, 70]]),
             Case::new("MatMul batched", &[&[2, 3, 4, 5], &[2, 3, 5, 2]]),
             Case::new("MatMul weight", &[&[2, 3, 4, 5], &[5, 6]]),
+            Case::new("MatMul weight of single rows", &[&[19, 2, 1, 8], &[8, 12]]),
+            // the inner axis is rows of one matrix, the outer one is not
+            Case::new("MatMul weight of each", &[&[2, 3, 4, 5], &[2, 1, 5, 6]]),
             Case::new("MatMul broadcast", &[&[3, 1, 2, 4], &[2, 4, 3]]),
             Case::new("MatMul left weight", &[&[3, 4], &[2, 4, 5]]),
             Case::new("MatMul one row", &[&[1, 130], &[130, 9]]),
@@ -273,6 +290,17 @@ impl Op for MatMul {
         let (a, b) = (n.shape(0).ok()?, n.shape(1).ok()?);
         (a.len() == 3 && b.len() == 3 && a[0] == b[0]).then_some("MatMulSquared")
     }
+}
+
+/// `v · wᵀ` for a matrix w, which is read as it lies; all but the last axis of v are rows.
+fn times_transposed(b: &mut Vjp, v: ValueId, w: ValueId) -> Result<ValueId> {
+    let mut shape = b.shape(v);
+    let (rows, n) = (shape[..shape.len() - 1].iter().product(), shape[shape.len() - 1]);
+    let flat = b.reshape(v, &[rows, n])?;
+    let product = b.emit("Gemm", &[flat, w], Attrs::new().with("transB", 1))?;
+    shape.pop();
+    shape.push(b.shape(w)[0]);
+    b.reshape(product, &shape)
 }
 
 /// The last two axes swapped.

@@ -43,7 +43,7 @@ pub const INTERNAL: &str = "onnx-unlearn";
 pub struct Spec {
     /// ONNX name.
     pub name: &'static str,
-    /// Empty for `ai.onnx`; [`INTERNAL`] for our own.
+    /// Empty for `ai.onnx`; [`INTERNAL`] for our own; else the standard's other domain.
     pub domain: &'static str,
     /// The newest operator set version in which ONNX changed this op and that is understood here.
     pub version: i64,
@@ -62,6 +62,10 @@ impl Spec {
     /// A standard op with one output.
     pub const fn new(name: &'static str, version: i64, inputs: (usize, usize)) -> Self {
         Self { name, domain: "", version, inputs, outputs: (1, 1), frozen: &[] }
+    }
+    /// An op of another domain that its name alone tells from all others, with one output.
+    pub const fn of_domain(domain: &'static str, name: &'static str, inputs: (usize, usize)) -> Self {
+        Self { name, domain, version: 1, inputs, outputs: (1, 1), frozen: &[] }
     }
     /// One of our own ops, with one output.
     pub const fn internal(name: &'static str, inputs: (usize, usize)) -> Self {
@@ -238,5 +242,5 @@ families! {
     unary binary layout slice pad join constant convert matmul gemm conv conv_transpose conv_grad pool max_pool
     unpool norm batch_norm lp softmax loss reduce arg squares gather scatter variadic lrn cells
     activation trigonometry clip predicate integer renamed einsum select rearrange gather_nd top_k cumsum embedding resize
-    grid attention
+    grid attention features
 }

@@ -4,7 +4,8 @@
 Every model is built by torchvision or transformers with random weights, exported at opset 17 and given a few labelled
 inputs. `gradients --mode sum` writes a graph that stock ONNX Runtime then runs; `fisher` runs on each engine. Needs a
 Python with torch, torchvision and onnx, and for bert and distilbert transformers; ONNX_UNLEARN_PYTHON names one with
-onnxruntime. Prints a row of a Markdown table per model and engine; exits with 1 where a relative error is above --limit.
+onnxruntime. Prints a row of a Markdown table per model: the worst relative errors with seconds and peak memory, of the
+gradients and of the Fisher on each engine; exits with 1 where an error is above --limit.
 
 The error of a tensor is |found - PyTorch| / |PyTorch| in the Euclidean norm; stated is the worst over all tensors. It
 has to be at most --limit, twice that for the Fisher. Models with a kink (ReLU, MaxPool, ...) may have ten times as much:
@@ -29,7 +30,7 @@ from onnx import TensorProto, numpy_helper
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "fixtures"))
 import light
 import zoo_models
-from kinks import MODULES, reference_on_pieces, with_kinks
+from kinks import FORCED, reference_on_pieces, with_kinks
 from zoo_reference import Mapping, export, make_inputs, make_labels, reference, settle_statistics, shake, twin, write_npz
 
 MEASURE = pathlib.Path(__file__).with_name("measure.py")
@@ -203,46 +204,55 @@ def main():
     if unknown:
         raise SystemExit(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     torch.set_num_threads(os.cpu_count())
-    print("| model | weights | what | engine | nodes | batch | seconds | peak MB | worst relative error | of |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    engines = [e for e in args.engines.split(",") if e]
+    heads = ["model", "weights", "nodes", "samples", "gradients", *(["on the same pieces", "moved"] if args.kinks else []), *engines]
+    print(f"| {' | '.join(heads)} |")
+    print(f"|{' --- |' * len(heads)}", flush=True)
     missed = []
     for name in args.models or ALL:
+        cells = []
         try:
-            for what, error, limit in rows(args, name):
+            for what, error, limit in checks(args, engines, name, cells):
                 if not error <= limit:
                     missed.append(f"{name}, {what}: {error:.1e}")
         except (RuntimeError, subprocess.CalledProcessError) as e:
             missed.append(f"{name}: {e}")
+        print(f"| {' | '.join([name, *cells])} |", flush=True)
     for line in missed:
         print(line, file=sys.stderr)
     sys.exit(1 if missed else 0)
 
 
-def rows(args, name):
-    """Prints the rows of a model; gives of each what it is of, its error, and the limit."""
+def checks(args, engines, name, cells):
+    """Adds to the row of a model; gives of each check what it is of, its error, and the limit."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         # the light models take one sample at once
         samples = 1 if name in LIGHT else args.samples
         path, inputs, y, (sums, squares), network = make(name, samples, folder)
         limit, fisher_limit = limits(path, args.limit)
-        millions = f"{sum(s.size for s in sums.values()) / 1e6:.1f} M"
         nodes, seconds, peak, error, where = check_gradients(args.tool, path, inputs, y, sums, folder)
-        print(f"| {name} | {millions} | gradients | ONNX Runtime | {nodes} | {samples} | {seconds:.1f} | {peak:.0f} "
-              f"| {error:.1e} | {where} |", flush=True)
-        yield "gradients", error, limit
-        if args.kinks and KINKS & ops_of(path) <= MODULES.keys():
+        cells += [f"{sum(s.size for s in sums.values()) / 1e6:.1f} M", str(nodes), str(samples), measures(seconds, peak, error)]
+        yield f"gradients, {where}", error, limit
+        met = KINKS & ops_of(path)
+        if args.kinks and met and met <= set(FORCED):
+            errors = []
             for mode, error, where, moved, activations in check_pieces(args.tool, path, inputs, y, network, folder):
-                print(f"| {name} | {millions} | {mode}, same pieces | ONNX Runtime | {moved} of {activations} moved "
-                      f"| {samples} | | | {error:.1e} | {where} |", flush=True)
-                yield f"{mode} on the same pieces", error, args.limit * (2 if mode == "fisher" else 1)
-        for engine in filter(None, args.engines.split(",")):
+                errors.append(error)
+                yield f"{mode} on the same pieces, {where}", error, args.limit * (2 if mode == "fisher" else 1)
+            cells += [", ".join(f"{e:.1e}" for e in errors), f"{moved} of {activations / 1e6:.1f} M"]
+        elif args.kinks:
+            cells += ["", ""]
+        for engine in engines:
             report, seconds, peak, error, where = check_fisher(args.tool, path, engine, squares, samples, folder)
-            print(f"| {name} | {millions} | fisher | {engine} | | {report['batch']} | {seconds:.1f} | {peak:.0f} "
-                  f"| {error:.1e} | {where} |", flush=True)
+            cells.append(measures(seconds, peak, error))
             if report["one_by_one"]:
                 print(f"{name}: samples ran one by one: {report['one_by_one']}", file=sys.stderr)
-            yield f"fisher on {engine}", error, args.limit / 1000 if engine == "cpu64" else fisher_limit
+            yield f"fisher on {engine}, {where}", error, args.limit / 1000 if engine == "cpu64" else fisher_limit
+
+
+def measures(seconds, peak, error):
+    return f"{error:.1e}; {seconds:.1f} s, {peak:.0f} MB"
 
 
 if __name__ == "__main__":

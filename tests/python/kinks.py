@@ -7,22 +7,22 @@ computes in float64 on the piece that these choose: what is left is rounding alo
 """
 
 import contextlib
+import functools
 
 import numpy as np
 import onnx
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-# the ops with a kink that the forced models have, and PyTorch's modules for them
-MODULES = {"Relu": nn.ReLU, "Clip": nn.ReLU6, "MaxPool": nn.MaxPool2d}
+# the ops with a kink that can be forced
+FORCED = ("Relu", "Clip", "MaxPool")
 
 
 def with_kinks(path, target):
     """Writes the gradient graph with what its kinks read as further outputs; gives op and name of each, in order."""
     model = onnx.load(path)
     shapes = {v.name: v for v in [*model.graph.value_info, *model.graph.input]}
-    kinks = [(n.op_type, n.input[0]) for n in model.graph.node if n.op_type in MODULES and "/grad" not in n.name]
+    kinks = [(n.op_type, n.input[0]) for n in model.graph.node if n.op_type in FORCED and "/grad" not in n.name]
     there = {o.name for o in model.graph.output}
     for name in dict.fromkeys(name for _, name in kinks):
         if name not in there:
@@ -37,23 +37,22 @@ class Pieces:
     def __init__(self, net, kinks, values):
         self.net = net
         # by op, in the order in which the network meets them
-        self.values = {op: [torch.from_numpy(values[n]) for o, n in kinks if o == op] for op in MODULES}
+        self.values = {op: [torch.from_numpy(values[n]) for o, n in kinks if o == op] for op in FORCED}
         self.sample, self.moved, self.all = 0, 0, 0
 
     @contextlib.contextmanager
     def forced(self):
-        """Inside, the network computes on the pieces; every kind of kink is met as often as the graph has it."""
-        changed = []
-        for module in self.net.modules():
-            for op, kind in MODULES.items():
-                if type(module) is kind:
-                    changed.append((module, module.forward))
-                    module.forward = lambda x, op=op, module=module: getattr(self, op.lower())(module, x)
+        """Inside, the network computes on the pieces; every kind of kink is met as often as the graph has it. Modules call
+        the functions that are exchanged here, and so do networks that have no modules for kinks."""
+        before = {name: getattr(F, name) for name in ("relu", "hardtanh", "max_pool2d")}
+        F.relu = lambda x, inplace=False: self.relu(x)
+        F.hardtanh = self.clip
+        F.max_pool2d = functools.partial(self.max_pool, before["max_pool2d"])
         try:
             yield self
         finally:
-            for module, forward in changed:
-                module.forward = forward
+            for name, function in before.items():
+                setattr(F, name, function)
 
     def start(self, sample):
         self.sample = sample
@@ -75,21 +74,22 @@ class Pieces:
         self.moved += int(differs.sum())
         self.all += differs.numel()
 
-    def relu(self, _, x):
+    def relu(self, x):
         on = self.seen("Relu", x) > 0
         self.count(on != (x.detach() > 0))
         return x * on
 
-    def clip(self, module, x):
+    def clip(self, x, low, high, inplace=False):
+        if (low, high) != (0, 6):
+            raise RuntimeError(f"a Clip from {low} to {high} is not known here")
         seen = self.seen("Clip", x)
         (on, over), (on64, over64) = [((v > 0) & (v < 6), v >= 6) for v in (seen, x.detach())]
         self.count((on != on64) | (over != over64))
         return x * on + 6.0 * over
 
-    def maxpool(self, module, x):
+    def max_pool(self, original, x, *settings, return_indices=False, **named):
         def places(v):
-            settings = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-            return F.max_pool2d(v, *settings, return_indices=True)[1]
+            return original(v, *settings, return_indices=True, **named)[1]
 
         at, at64 = places(self.seen("MaxPool", x)), places(x.detach())
         flat = x.flatten(2)

@@ -11,6 +11,7 @@ use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::cost;
+use crate::inputs::bounds::Bounds;
 use crate::inputs::codes::{self, Distribution};
 use crate::inputs::synthesis::{self, Synthesised};
 use crate::inputs::{Labelled, npz};
@@ -213,7 +214,8 @@ impl SynthesisArgs {
         let options = self.options(seed)?;
         Self::with(&options, &vec![options.per_class; classifier.classes()], classifier, engine, context)
     }
-    /// Makes inputs beside others, in their range, in fewer steps: they only tell how data fare.
+    /// Makes inputs beside others, in their range unless the model tells that of each element, in fewer steps: they only
+    /// tell how data fare.
     pub(super) fn beside(
         others: &Labelled,
         number: &Beside<'_>,
@@ -223,9 +225,13 @@ impl SynthesisArgs {
         context: &Context,
     ) -> Result<(Synthesised, Made)> {
         let (usual, each) = number.options(classifier.classes());
-        let options = synthesis::Options { seed, range: Some(others.range()), ..usual };
-        let (made, report) = Self::with(&options, &each, classifier, engine, context)?;
-        Ok((made, Made { beside: true, range_reason: "that of the given inputs".to_owned(), ..report }))
+        let range = if Bounds::of_model(classifier)?.is_some() { None } else { Some(others.range()) };
+        let options = synthesis::Options { seed, range, ..usual };
+        let (made, mut report) = Self::with(&options, &each, classifier, engine, context)?;
+        if range.is_some() {
+            "that of the given inputs".clone_into(&mut report.range_reason);
+        }
+        Ok((made, Made { beside: true, ..report }))
     }
     fn with(
         options: &synthesis::Options,

@@ -208,8 +208,8 @@ pub fn node_label(node: &NodeProto, index: usize) -> String {
 
 /// The op of a node that calls no function.
 fn known(node: &NodeProto) -> Option<&'static dyn Op> {
-    let op = ops::find(node.op_type()).ok().filter(|op| op.spec().domain.is_empty())?;
-    is_default(node.domain()).then_some(op)
+    let domain = if is_default(node.domain()) { "" } else { node.domain() };
+    ops::find(node.op_type()).ok().filter(|op| op.spec().domain == domain && domain != ops::INTERNAL)
 }
 
 struct Import<'a> {

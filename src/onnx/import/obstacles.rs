@@ -95,7 +95,9 @@ impl Found {
             self.element_type(t, &label);
         }
         let spec = op.spec();
-        if let Some(newer) = versions::unknown_form(spec.name, spec.version, version) {
+        if spec.domain.is_empty()
+            && let Some(newer) = versions::unknown_form(spec.name, spec.version, version)
+        {
             let why = format!("op {} has a new form since operator set {newer}", spec.name);
             self.newer.entry(format!("{why}, known is that of {}", spec.version)).or_default().push(label);
         }

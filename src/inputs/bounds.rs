@@ -1,0 +1,170 @@
+//! Where the elements of a model's input lie.
+
+use crate::classifier::Classifier;
+use crate::engine::Engine;
+use crate::engine::cpu::Cpu;
+use crate::error::Result;
+use crate::graph::{Batch, Graph, ValueId, passes};
+use crate::tensor::{Array, DType};
+
+/// Deviations around its mean in which an element is looked for.
+const DEVIATIONS: f64 = 2.0;
+
+/// Ops that may take a mean away from each element and divide it by its deviation.
+const AFFINE: [&str; 4] = ["Add", "Sub", "Mul", "Div"];
+
+/// Least and greatest value of the elements of an input: of all alike, or of each by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Bounds {
+    /// One number, or one for each element of a sample.
+    lo: Vec<f64>,
+    hi: Vec<f64>,
+    /// Extents of a sample; none where all elements are alike.
+    shape: Vec<usize>,
+}
+
+impl Bounds {
+    /// The same for all elements.
+    pub(crate) fn even((lo, hi): (f64, f64)) -> Self {
+        Self { lo: vec![lo], hi: vec![hi], shape: Vec::new() }
+    }
+
+    /// Of a model that standardises each feature by itself before anything else, as scikit-learn's pipelines do: so many
+    /// deviations around each mean. `None` for all others.
+    ///
+    /// # Errors
+    /// As [`Classifier::bind`].
+    pub(crate) fn of_model(classifier: &Classifier) -> Result<Option<Self>> {
+        let mut g = classifier.bind(1)?.graph;
+        let [x] = g.inputs[..] else { return Ok(None) };
+        let ty = g.value(x).ty.clone();
+        let samples_first = matches!(g.value(x).batch, Batch::Axis { axis: 0, .. });
+        let Some(z) = standardised(&g, x).filter(|_| ty.dtype.is_float() && samples_first) else { return Ok(None) };
+        g.outputs = vec![z];
+        passes::prune(&mut g);
+        let mut session = Cpu.prepare(&g)?;
+        let mut at = |v: f64| -> Result<Vec<f64>> {
+            let out = session.run(&[Array::full_float(ty.dtype, &ty.shape, v).into()])?;
+            out.first().map_or(Ok(Vec::new()), |z| Ok(z.to_array()?.to_f64()))
+        };
+        // z = scale · x + offset
+        let (offset, one) = (at(0.0)?, at(1.0)?);
+        let (mut lo, mut hi) = (Vec::with_capacity(offset.len()), Vec::with_capacity(offset.len()));
+        for (offset, one) in offset.iter().zip(&one) {
+            let scale = one - offset;
+            let (mean, spread) = (-offset / scale, DEVIATIONS / scale.abs());
+            if !(mean.is_finite() && spread.is_finite() && spread > 0.0) {
+                return Ok(None);
+            }
+            lo.push(mean - spread);
+            hi.push(mean + spread);
+        }
+        let all_alike = lo.iter().zip(&hi).all(|b| Some(b) == lo.first().zip(hi.first()));
+        Ok((!all_alike).then(|| Self { lo, hi, shape: ty.shape[1..].to_vec() }))
+    }
+
+    /// Bounds of element `i` of any number of samples in a row.
+    pub(crate) fn at(&self, i: usize) -> (f64, f64) {
+        let i = i % self.lo.len();
+        (self.lo[i], self.hi[i])
+    }
+
+    /// The least and the greatest of all.
+    pub(crate) fn whole(&self) -> (f64, f64) {
+        let least = self.lo.iter().copied().fold(f64::INFINITY, f64::min);
+        (least, self.hi.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+    }
+
+    /// Mean distance between both ends.
+    pub(crate) fn span(&self) -> f64 {
+        self.lo.iter().zip(&self.hi).map(|(lo, hi)| hi - lo).sum::<f64>() / self.lo.len() as f64
+    }
+
+    /// Shape of the arrays below.
+    pub(crate) fn extents(&self) -> Vec<usize> {
+        if self.shape.is_empty() { Vec::new() } else { [&[1], &self.shape[..]].concat() }
+    }
+
+    /// `value(lo, hi)` of every element, in a shape that broadcasts to samples.
+    ///
+    /// # Errors
+    /// Never for bounds that were made here.
+    pub(crate) fn map(&self, dtype: DType, value: impl Fn(f64, f64) -> f64) -> Result<Array> {
+        let all = self.lo.iter().zip(&self.hi).map(|(lo, hi)| value(*lo, *hi)).collect::<Vec<f64>>();
+        Ok(Array::from_vec(&self.extents(), all)?.to_float(dtype))
+    }
+}
+
+/// What the input is after constants were added to it and it was multiplied with some; `None` where other things happen
+/// to it at once.
+fn standardised(g: &Graph, x: ValueId) -> Option<ValueId> {
+    let depends = passes::reached_from(g, &g.inputs);
+    let mut z = x;
+    loop {
+        let mut readers = g.nodes().iter().filter(|n| n.inputs.iter().flatten().any(|i| *i == z));
+        let (Some(node), None) = (readers.next(), readers.next()) else { break };
+        let [Some(a), Some(b)] = node.inputs[..] else { break };
+        let other = if a == z { b } else { a };
+        let is_affine = AFFINE.contains(&node.op.spec().name) && (node.op.spec().name != "Div" || a == z);
+        let [Some(out)] = node.outputs[..] else { break };
+        if !is_affine || depends[other.index()] || g.shape(out) != g.shape(x) {
+            break;
+        }
+        z = out;
+    }
+    (z != x).then_some(z)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classifier::ClassifierOptions;
+    use crate::graph::Attrs;
+    use crate::onnx::{ExportOptions, Model, to_bytes};
+    use crate::tensor::TensorType;
+
+    /// What the model tells whose first steps these are, on images of two colours and two pixels.
+    fn told(first: impl Fn(&mut Graph, ValueId) -> ValueId) -> Option<Bounds> {
+        let mut g = Graph::new(1);
+        let x = g.input("x".to_owned(), TensorType::new(DType::F32, [1, 2, 1, 2]), Batch::LEADING);
+        let z = first(&mut g, x);
+        let flat = g.push("Flatten", &[z], Attrs::new()).unwrap();
+        let w = g.weight("w", Array::from_vec(&[4, 3], (0..12u8).map(f32::from).collect::<Vec<f32>>()).unwrap());
+        g.outputs = vec![g.push("MatMul", &[flat, w], Attrs::new()).unwrap()];
+        let model = Model::from_bytes("m", to_bytes(&g, &ExportOptions::default()).unwrap()).unwrap();
+        Bounds::of_model(&Classifier::from_model(model, ClassifierOptions::default()).unwrap()).unwrap()
+    }
+
+    fn with(g: &mut Graph, op: &str, x: ValueId, of_colours: [f32; 2]) -> ValueId {
+        let c = g.constant(Array::from_vec(&[2, 1, 1], of_colours.to_vec()).unwrap());
+        g.push(op, &[x, c], Attrs::new()).unwrap()
+    }
+
+    #[test]
+    fn means_and_deviations_of_colours_are_told() {
+        let bounds = told(|g, x| {
+            let z = with(g, "Sub", x, [0.5, 100.0]);
+            with(g, "Div", z, [0.25, -20.0])
+        });
+        let bounds = bounds.unwrap();
+        assert_eq!(bounds.extents(), [1, 2, 1, 2]);
+        for (i, want) in [(0.0, 1.0), (0.0, 1.0), (60.0, 140.0), (60.0, 140.0), (0.0, 1.0)].into_iter().enumerate() {
+            let got = bounds.at(i);
+            assert!((got.0 - want.0).abs() < 1e-3 && (got.1 - want.1).abs() < 1e-3, "{i}: {got:?}");
+        }
+        assert!((bounds.span() - 40.5).abs() < 1e-3);
+    }
+
+    #[test]
+    fn nothing_is_told_where_all_are_alike_or_the_input_is_read_twice() {
+        assert_eq!(told(|g, x| with(g, "Mul", x, [0.5, 0.5])), None);
+        assert_eq!(told(|_, x| x), None);
+        let twice = told(|g, x| {
+            let z = with(g, "Mul", x, [0.5, 2.0]);
+            g.push("Add", &[z, x], Attrs::new()).unwrap()
+        });
+        assert_eq!(twice, None);
+        // no input has a mean where it counts nothing
+        assert_eq!(told(|g, x| with(g, "Mul", x, [0.0, 2.0])), None);
+    }
+}
