@@ -3,7 +3,7 @@
 #
 # Not part of the tests that run on every change: it needs PyTorch and some minutes per model. TORCH_PYTHON names a
 # Python with torch 1.13, torchvision 0.14, onnx, and for bert and distilbert transformers (default: /usr/bin/python3,
-# with Debian's packages). tests/run.sh installs the ONNX Runtime that it uses.
+# with Debian's packages; with libopenblas0-pthread, many times quicker). tests/run.sh installs the ONNX Runtime that it uses.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -2,6 +2,9 @@
 
 use super::search::Candidate;
 
+/// Of the retained inputs so many may no longer be answered rightly: of many, one or two say nothing.
+const FALL: f64 = 0.015;
+
 /// Reasons to doubt that what the inputs say holds for data; empty when there is none. `reached` is the part of made
 /// inputs that the model answered with their class before.
 pub(super) fn doubts(start: &Candidate, end: &Candidate, made: bool, reached: f64) -> Vec<String> {
@@ -24,7 +27,7 @@ pub(super) fn doubts(start: &Candidate, end: &Candidate, made: bool, reached: f6
     if kept < 0.985 {
         all.push(format!("the retained inputs keep {} of their probability", percent(kept)));
     }
-    if end.retained_answered < start.retained_answered {
+    if end.retained_answered < start.retained_answered - FALL {
         let (after, before) = (percent(end.retained_answered), percent(start.retained_answered));
         all.push(format!("{after} of the retained inputs are answered rightly, {before} before"));
     }
@@ -63,5 +66,8 @@ mod tests {
         assert_eq!(said(&candidate(0.3, 0.99), false, 1.0), "");
         assert!(said(&candidate(0.01, 0.95), true, 1.0).contains("keep 96 %"));
         assert!(said(&candidate(0.01, 0.4), true, 1.0).contains("answered rightly"));
+        let fallen = |retained_answered| Candidate { retained_answered, ..candidate(0.01, 0.99) };
+        assert_eq!(said(&fallen(0.99), true, 1.0), "");
+        assert_eq!(said(&fallen(0.98), true, 1.0), "98 % of the retained inputs are answered rightly, 100 % before");
     }
 }

@@ -100,4 +100,24 @@ static BINARIZER: Composite = Composite {
     cases: || vec![Case::new("Binarizer", &[&[3, 4]]).attr("threshold", 0.25f32).no_gradient("it is flat")],
 };
 
-pub(super) static OPS: &[&dyn Op] = &[&SCALER, &NORMALIZER, &BINARIZER];
+/// <https://onnx.ai/onnx/operators/onnx_aionnxml_ArrayFeatureExtractor.html>: some features of every row, by their numbers
+static EXTRACTOR: Composite = Composite {
+    spec: Spec::of_domain("ai.onnx.ml", "ArrayFeatureExtractor", (2, 2)),
+    write: |p| {
+        let (mut x, numbers) = (p.x(0)?, p.x(1)?);
+        let (shape, count) = (p.shape(x), p.shape(numbers).iter().product());
+        if let [features] = shape[..] {
+            x = p.reshape(x, &[1, features])?;
+        }
+        let numbers = p.reshape(numbers, &[count])?;
+        Ok(vec![Some(p.emit("Gather", &[x, numbers], Attrs::new().with("axis", -1))?)])
+    },
+    cases: || {
+        vec![
+            Case::new("ArrayFeatureExtractor rows", &[&[3, 5]]).ints(&[4, 0, 4]),
+            Case::new("ArrayFeatureExtractor one row", &[&[5]]).ints(&[2, 1]),
+        ]
+    },
+};
+
+pub(super) static OPS: &[&dyn Op] = &[&SCALER, &NORMALIZER, &BINARIZER, &EXTRACTOR];

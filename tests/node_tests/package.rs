@@ -86,7 +86,10 @@ impl NodeTest {
 
     /// The ops that are neither in our table nor settled when a model is read.
     pub fn unclaimed(&self) -> Vec<String> {
-        let ours = |name: &String| name == "If" || ops::find(name).is_ok_and(|op| op.spec().domain.is_empty());
+        let ours = |name: &String| {
+            let (domain, op) = name.rsplit_once('.').unwrap_or(("", name));
+            name == "If" || ops::find(op).is_ok_and(|op| op.spec().domain == domain)
+        };
         self.ops().into_iter().filter(|name| !ours(name)).collect()
     }
 }

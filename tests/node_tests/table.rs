@@ -62,15 +62,20 @@ pub fn write(
     }
     let total = |o: &Outcome| (0..tests.len()).filter(|&i| o.passed(i)).count().to_string();
     let claimed = tests.iter().filter(|t| t.unclaimed().is_empty()).count();
+    let mut of_features: Vec<&str> =
+        ops::table().map(|op| op.spec()).filter(|s| s.domain == "ai.onnx.ml").map(|s| s.name).collect();
+    of_features.sort_unstable();
     let totals: Vec<String> = outcomes.iter().map(total).collect();
     let _ = write!(
         out,
         "\nOf the {} node tests, {claimed} need these ops alone; {} of them pass.\n\n\
          `If` is settled when a model is read, where its condition is constant: the branch taken stands in its place.\n\n\
+         Of the domain `ai.onnx.ml`, made of parts: {}, which prepare features before a network.\n\n\
          ## Not supported\n\nOps of the other \
          {} node tests, with the number of tests that need them. A model with one of them is refused, by name:\n\n",
         tests.len(),
         totals.join(" / "),
+        of_features.join(", "),
         tests.len() - claimed
     );
     let names: Vec<String> = missing.iter().map(|(name, count)| format!("{name} {count}")).collect();

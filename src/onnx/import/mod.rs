@@ -173,12 +173,15 @@ pub fn import_stored(
     })
 }
 
-/// The version of the default operator set that the model names.
+/// The version of the default operator set that the model names; one that has none of its ops need not name it.
 ///
 /// # Errors
 /// When it names none, or one outside the range that is read.
 pub fn opset(model: &ModelProto) -> Result<i64> {
     let found = model.opset_import.iter().find(|o| is_default(o.domain())).map(|o| o.version());
+    let is_needed =
+        !model.functions.is_empty() || model.graph.iter().flat_map(|g| &g.node).any(|n| is_default(n.domain()));
+    let found = found.or((!is_needed).then_some(OPSET));
     in_range(found.ok_or_else(|| Error::format("the model names no default operator set"))?)
 }
 
