@@ -52,7 +52,7 @@ const fn mlp(name: &'static str) -> Kind {
     kind(name, "skl_mlp", "skl_mlp")
 }
 
-const KINDS: [Kind; 36] = [
+const KINDS: [Kind; 38] = [
     own("skl_mlp"),
     own("skl_binary"),
     own("skl_pipeline"),

@@ -10,6 +10,9 @@ use crate::tensor::{Array, DType};
 /// Deviations around its mean in which an element is looked for.
 const DEVIATIONS: f64 = 2.0;
 
+/// How often mean and deviation are looked for, each time where the last search led.
+const ROUNDS: usize = 3;
+
 /// Ops that may take a mean away from each element and divide it by its deviation.
 const AFFINE: [&str; 4] = ["Add", "Sub", "Mul", "Div"];
 
@@ -43,21 +46,29 @@ impl Bounds {
         g.outputs = vec![z];
         passes::prune(&mut g);
         let mut session = Cpu.prepare(&g)?;
-        let mut at = |v: f64| -> Result<Vec<f64>> {
-            let out = session.run(&[Array::full_float(ty.dtype, &ty.shape, v).into()])?;
+        let mut z_of = |x: &[f64]| -> Result<Vec<f64>> {
+            let x = Array::from_vec(&ty.shape, x.to_vec())?.to_float(ty.dtype);
+            let out = session.run(&[x.into()])?;
             out.first().map_or(Ok(Vec::new()), |z| Ok(z.to_array()?.to_f64()))
         };
-        // z = scale · x + offset
-        let (offset, one) = (at(0.0)?, at(1.0)?);
-        let (mut lo, mut hi) = (Vec::with_capacity(offset.len()), Vec::with_capacity(offset.len()));
-        for (offset, one) in offset.iter().zip(&one) {
-            let scale = one - offset;
-            let (mean, spread) = (-offset / scale, DEVIATIONS / scale.abs());
-            if !(mean.is_finite() && spread.is_finite() && spread > 0.0) {
-                return Ok(None);
+        // z = (x − mean) / deviation, looked at where z is small: a mean of many deviations takes float32's digits
+        let (mut mean, mut deviation) = (vec![0.0; ty.len()], vec![1.0; ty.len()]);
+        for _ in 0..ROUNDS {
+            let further: Vec<f64> = mean.iter().zip(&deviation).map(|(m, d)| m + d).collect();
+            for (i, (z, next)) in z_of(&mean)?.into_iter().zip(z_of(&further)?).enumerate() {
+                let slope = (next - z) / deviation[i];
+                mean[i] -= z / slope;
+                deviation[i] = 1.0 / slope.abs();
+                if !(mean[i].is_finite() && deviation[i].is_finite() && deviation[i] > 0.0) {
+                    return Ok(None);
+                }
             }
-            lo.push(mean - spread);
-            hi.push(mean + spread);
+        }
+        let end = |side: f64| mean.iter().zip(&deviation).map(|(m, d)| m + side * DEVIATIONS * d).collect();
+        let (lo, hi): (Vec<f64>, Vec<f64>) = (end(-1.0), end(1.0));
+        // a mean that is taken away alone says nothing of the deviation
+        if deviation.iter().all(|d| (d - 1.0).abs() < 1e-3) {
+            return Ok(None);
         }
         let all_alike = lo.iter().zip(&hi).all(|b| Some(b) == lo.first().zip(hi.first()));
         Ok((!all_alike).then(|| Self { lo, hi, shape: ty.shape[1..].to_vec() }))
@@ -156,6 +167,16 @@ mod tests {
     }
 
     #[test]
+    fn a_mean_of_a_thousand_deviations_is_met() {
+        let bounds = told(|g, x| {
+            let z = with(g, "Sub", x, [1e6, 3.0]);
+            with(g, "Mul", z, [1e-3, 1.0])
+        });
+        let (lo, hi) = bounds.unwrap().at(0);
+        assert!((lo - 998_000.0).abs() < 1.0 && (hi - 1_002_000.0).abs() < 1.0, "{lo} to {hi}");
+    }
+
+    #[test]
     fn nothing_is_told_where_all_are_alike_or_the_input_is_read_twice() {
         assert_eq!(told(|g, x| with(g, "Mul", x, [0.5, 0.5])), None);
         assert_eq!(told(|_, x| x), None);
@@ -164,6 +185,7 @@ mod tests {
             g.push("Add", &[z, x], Attrs::new()).unwrap()
         });
         assert_eq!(twice, None);
+        assert_eq!(told(|g, x| with(g, "Sub", x, [104.0, 117.0])), None);
         // no input has a mean where it counts nothing
         assert_eq!(told(|g, x| with(g, "Mul", x, [0.0, 2.0])), None);
     }

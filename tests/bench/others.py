@@ -56,6 +56,15 @@ def tabular(folder):
             yield f"scikit-learn, {name}, {kind}", path, test, {"3 a class": some, "training half": all_of_it}
 
 
+def small(folder):
+    """The fixtures on iris, of eight hidden units."""
+    x, y = datasets.load_iris(return_X_y=True)
+    for name, features in {"skl_mlp": (x - x.mean(0)) / x.std(0), "skl_pipeline": x}.items():
+        test = folder / f"{name}.npz"
+        np.savez(test, x=features.astype(np.float32), y=y.astype(np.int64))
+        yield f"iris, {name}", KINDS / f"{name}.onnx", test, {}
+
+
 def digits(folder):
     """The digit classifiers of other exporters, which were trained on these digits."""
     data = np.load(KINDS / "digits.npz")
@@ -87,7 +96,7 @@ def main():
     out = folder / "out.onnx"
     print("| model | inputs | classes | A_F before, least | A_F after, most | A_R change, median | least | unsure | seconds |")
     print("|" + " --- |" * 9)
-    for name, model, test, given in [*tabular(folder), *digits(folder)]:
+    for name, model, test, given in [*tabular(folder), *small(folder), *digits(folder)]:
         classes = np.unique(np.load(test)["y"])
         for inputs, path in {"none": None, **given}.items():
             before, after, unsure, seconds = [], [], 0, []
