@@ -11,12 +11,10 @@ use onnx_unlearn::engine::{Engine, Tensor};
 use onnx_unlearn::fisher::estimate;
 use onnx_unlearn::inputs::{self, Labelled, Split};
 use onnx_unlearn::onnx::import::{Training, Wanted, obstacles_of};
-use onnx_unlearn::onnx::proto::{ModelProto, NodeProto, TensorProto};
-use onnx_unlearn::onnx::{ImportOptions, Model, import, tensor_to_array};
+use onnx_unlearn::onnx::proto::{ModelProto, NodeProto};
+use onnx_unlearn::onnx::{ImportOptions, Model, import};
 use onnx_unlearn::tensor::Array;
 use prost::Message;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -611,80 +609,6 @@ fn engines_agree_on_one_sample(c: &Classifier) {
             assert!(off < 1e-3, "{name}: off by {off:.1e}");
         }
     }
-}
-
-/// A light model with random weights in the place of equal ones, so that every layer has a gradient.
-fn filled(file: &Path) -> Classifier {
-    let mut model = ModelProto::decode(&std::fs::read(file).unwrap()[..]).unwrap();
-    let graph = model.graph.as_mut().unwrap();
-    let mut random = ChaCha8Rng::seed_from_u64(7);
-    let nodes = std::mem::take(&mut graph.node);
-    let (fills, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|n| n.op_type() == "ConstantOfShape");
-    graph.node = others;
-    for fill in fills {
-        let shape = graph.initializer.iter().find(|t| t.name() == fill.input[0]).unwrap();
-        let dims = tensor_to_array(shape).unwrap().0.to_i64().unwrap();
-        let inner: i64 = dims.iter().skip(1).product();
-        // what keeps the spread of activations; variances and scales have to be positive
-        let bound = (6.0 / inner as f32).sqrt();
-        let range = if dims.len() > 1 { -bound..bound } else { 0.5..1.0 };
-        let data = (0..dims.iter().product::<i64>()).flat_map(|_| random.random_range(range.clone()).to_le_bytes());
-        graph.initializer.push(TensorProto {
-            name: Some(fill.output[0].clone()),
-            data_type: Some(1),
-            raw_data: Some(data.collect::<Vec<u8>>().into()),
-            dims,
-            ..TensorProto::default()
-        });
-    }
-    let model = Model::from_bytes("light", model.encode_to_vec()).unwrap();
-    Classifier::from_model(model, ClassifierOptions::default()).unwrap()
-}
-
-#[test]
-#[ignore = "takes minutes and 3 GB: tests/full_size.sh runs it"]
-fn the_light_models_run_with_random_weights() {
-    let engines: Vec<_> = engines().into_iter().filter(|e| e.name() != "wgpu").collect();
-    let mut wrong = Vec::new();
-    for file in light_models() {
-        let c = filled(&file);
-        let shape = &c.input().shape;
-        let x: Vec<f32> = (0..shape.iter().product()).map(|i| ((i + 1) as f32 * 0.618_034).fract() - 0.5).collect();
-        let data = Labelled::new(Array::from_vec(shape, x).unwrap(), vec![7]).unwrap();
-        let g = c.gradients(1, Mode::Sum).unwrap();
-        let mut found: Vec<[Vec<Vec<f64>>; 2]> = Vec::new();
-        for engine in &engines {
-            let weights = Weights::upload(&**engine, &c.bind(1).unwrap()).unwrap();
-            let f = estimate(&c, &**engine, &weights, &data, &[vec![1.0]], &mut |_| ()).unwrap();
-            let f = f.to_arrays().unwrap().into_iter().map(|(_, a)| a.to_f64()).collect();
-            found.push([summed(&**engine, &g, &data, &[]), f]);
-        }
-        let [[sums, squares], rest @ ..] = &found[..] else { return };
-        // one sample: its Fisher is the square of its gradient
-        for (k, (sum, square)) in sums[1..].iter().zip(squares).enumerate() {
-            let wanted: Vec<f64> = sum.iter().map(|v| v * v).collect();
-            let off = in_norm(square, &wanted);
-            if off > 1e-3 {
-                wrong.push(format!("{}: Fisher of {}: off by {off:.1e}", file.display(), g.gradients[k].0));
-            }
-        }
-        for [others, _] in rest {
-            let worst = sums.iter().zip(others).map(|(a, b)| in_norm(b, a)).fold(0.0, f64::max);
-            println!("{}: {:.3} {worst:.1e}", file.display(), sums[0][0]);
-            // rounding moves some activations across kinks
-            if worst > 5e-2 {
-                wrong.push(format!("{}: {worst:.1e} between the engines", file.display()));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// The difference relative to what is wanted, in the Euclidean norm.
-fn in_norm(got: &[f64], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
-    norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied()).max(f64::MIN_POSITIVE)
 }
 
 #[test]
