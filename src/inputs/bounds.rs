@@ -64,6 +64,10 @@ impl Bounds {
                 }
             }
         }
+        // a model may fix how many samples it takes: they are all alike
+        let each = ty.shape[1..].iter().product();
+        mean.truncate(each);
+        deviation.truncate(each);
         let end = |side: f64| mean.iter().zip(&deviation).map(|(m, d)| m + side * DEVIATIONS * d).collect();
         let (lo, hi): (Vec<f64>, Vec<f64>) = (end(-1.0), end(1.0));
         // a mean that is taken away alone says nothing of the deviation
@@ -136,8 +140,13 @@ mod tests {
 
     /// What the model tells whose first steps these are, on images of two colours and two pixels.
     fn told(first: impl Fn(&mut Graph, ValueId) -> ValueId) -> Option<Bounds> {
-        let mut g = Graph::new(1);
-        let x = g.input("x".to_owned(), TensorType::new(DType::F32, [1, 2, 1, 2]), Batch::LEADING);
+        told_of(1, first)
+    }
+
+    /// The same of a model that takes so many images at once.
+    fn told_of(n: usize, first: impl Fn(&mut Graph, ValueId) -> ValueId) -> Option<Bounds> {
+        let mut g = Graph::new(n);
+        let x = g.input("x".to_owned(), TensorType::new(DType::F32, [n, 2, 1, 2]), Batch::LEADING);
         let z = first(&mut g, x);
         let flat = g.push("Flatten", &[z], Attrs::new()).unwrap();
         let w = g.weight("w", Array::from_vec(&[4, 3], (0..12u8).map(f32::from).collect::<Vec<f32>>()).unwrap());
@@ -153,11 +162,12 @@ mod tests {
 
     #[test]
     fn means_and_deviations_of_colours_are_told() {
-        let bounds = told(|g, x| {
+        let first = |g: &mut Graph, x| {
             let z = with(g, "Sub", x, [0.5, 100.0]);
             with(g, "Div", z, [0.25, -20.0])
-        });
-        let bounds = bounds.unwrap();
+        };
+        let bounds = told(first).unwrap();
+        assert_eq!(told_of(3, first), Some(bounds.clone()));
         assert_eq!(bounds.extents(), [1, 2, 1, 2]);
         for (i, want) in [(0.0, 1.0), (0.0, 1.0), (60.0, 140.0), (60.0, 140.0), (0.0, 1.0)].into_iter().enumerate() {
             let got = bounds.at(i);
