@@ -80,7 +80,9 @@ static NORMALIZER: Composite = Composite {
     },
     cases: || {
         let case = |norm: &str| {
-            Case::new(&format!("Normalizer {norm}"), &[]).arg(super::Arg::Float(vec![3, 4], Sampler::within(0.5, 2.0))).attr("norm", norm)
+            Case::new(&format!("Normalizer {norm}"), &[])
+                .arg(super::Arg::Float(vec![3, 4], Sampler::within(0.5, 2.0)))
+                .attr("norm", norm)
         };
         ["MAX", "L1", "L2"].map(case).into()
     },

@@ -207,7 +207,8 @@ impl Op for MatMul {
         if b.wants(0) {
             // dA = dY · Bᵀ
             // the samples stay where they are found again
-            let are_rows = b.samples() == 1 || matches!(b.graph().value(dy).batch, Batch::None | Batch::Axis { axis: 0, .. });
+            let are_rows =
+                b.samples() == 1 || matches!(b.graph().value(dy).batch, Batch::None | Batch::Axis { axis: 0, .. });
             let da = if are_rows && b.shape(q).len() == 2 {
                 times_transposed(b, dy, q)?
             } else {
