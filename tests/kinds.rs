@@ -16,7 +16,7 @@ use onnx_unlearn::onnx::{ImportOptions, Model, import};
 use onnx_unlearn::tensor::Array;
 use prost::Message;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 #[derive(serde::Deserialize)]
