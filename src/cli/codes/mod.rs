@@ -161,7 +161,8 @@ pub(super) struct SynthesisArgs {
     /// Inputs made for each class [default: 8].
     #[arg(long, value_name = "K")]
     per_class: Option<usize>,
-    /// Least and greatest element of an input, as the model takes it [default: found by trying].
+    /// Least and greatest element of an input, as the model takes it [default: told by a model that standardises each
+    /// feature, else found by trying].
     #[arg(long, value_name = "LO,HI", value_delimiter = ',', allow_hyphen_values = true)]
     range: Vec<f64>,
     /// Steps of gradient descent [default: 200].
