@@ -5,6 +5,7 @@ use crate::autodiff::head::{Head, find_head};
 use crate::engine::{Engine, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Batch, Graph, ValueId};
+use crate::inputs::bounds::Bounds;
 use crate::inputs::{Expected, Labelled, embedding};
 use crate::onnx::import::{Training, Wanted, input_names};
 use crate::onnx::proto::TensorProto;
@@ -23,6 +24,8 @@ pub struct Classifier {
     memory_limit: Option<u64>,
     /// Range of the embedding's elements, where the embedding's output is the first input.
     embedding: Option<(f64, f64)>,
+    /// Range of each element of the first input, where the model tells it.
+    bounds: Option<Bounds>,
 }
 
 /// How a classifier is read.
@@ -78,7 +81,8 @@ impl Classifier {
         }
         options.float = own_float(&model);
         let (input, extra) = (TensorType::new(DType::F32, []), BTreeMap::new());
-        let mut this = Self { model, options, classes: 0, input, extra, memory_limit: None, embedding: None };
+        let (memory_limit, embedding, bounds) = (None, None, None);
+        let mut this = Self { model, options, classes: 0, input, extra, memory_limit, embedding, bounds };
         this.look()?;
         Ok(this)
     }
@@ -105,6 +109,7 @@ impl Classifier {
         }
         let g = &bound.graph;
         self.classes = self.head(g)?.classes;
+        self.bounds = Bounds::of_model(g)?;
         let masks = bound.masks.len();
         let own = &g.inputs[..g.inputs.len() - masks];
         for (k, &id) in own.iter().enumerate() {
@@ -167,6 +172,10 @@ impl Classifier {
     /// Two deviations around the mean of the embedding's elements, if the embedding's output is the first input.
     pub fn embedding_range(&self) -> Option<(f64, f64)> {
         self.embedding
+    }
+    /// Range of each element of the first input, where the model standardises each by itself before anything else.
+    pub(crate) fn bounds(&self) -> Option<&Bounds> {
+        self.bounds.as_ref()
     }
     /// What labelled inputs have to be.
     pub fn expected(&self) -> Expected {

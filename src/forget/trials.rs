@@ -114,15 +114,15 @@ impl<'a> Trials<'a> {
     /// When the engine fails.
     pub(super) fn canaries(&mut self) -> Result<Option<Canaries>> {
         let Some(from) = self.guide.from else { return Ok(None) };
-        let inputs = Canaries::choose(self.data, self.aim, from, &self.noise()?)?;
+        let inputs = Canaries::choose(self.data, self.aim, from, &self.noise())?;
         let before = self.answerer.answer(self.old, self.old, &inputs, &mut |_| ())?;
         Ok(Some(Canaries::new(inputs, &before, self.aim)))
     }
 
     /// Noise over the range of each element, where the model tells it, else over that of the inputs.
-    fn noise(&self) -> Result<Noise> {
-        let bounds = Bounds::of_model(self.classifier)?.unwrap_or_else(|| Bounds::even(self.data.range()));
-        Ok(Noise { bounds, seed: self.guide.seed })
+    fn noise(&self) -> Noise {
+        let bounds = self.classifier.bounds().cloned().unwrap_or_else(|| Bounds::even(self.data.range()));
+        Noise { bounds, seed: self.guide.seed }
     }
 
     /// What is left of the canaries' answers.
@@ -232,7 +232,7 @@ impl<'a> Trials<'a> {
                 let (data, aim) = (self.data, self.aim);
                 let moved = self.basis.f_r.iter().map(|t| t.ty().len()).sum();
                 let guards = match self.guide.from {
-                    Some(from) if part == Part::Body => guards(data, aim, from, &self.noise()?, moved)?,
+                    Some(from) if part == Part::Body => guards(data, aim, from, &self.noise(), moved)?,
                     _ => Vec::new(),
                 };
                 let ascent = Ascent::new(self.classifier, self.engine, &self.basis, part, data, aim, guards)?;

@@ -1,6 +1,5 @@
 //! Where the elements of a model's input lie.
 
-use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::engine::cpu::Cpu;
 use crate::error::Result;
@@ -9,6 +8,9 @@ use crate::tensor::{Array, DType};
 
 /// Deviations around its mean in which an element is looked for.
 const DEVIATIONS: f64 = 2.0;
+
+/// A greater input is no table of features, and a stranger's file may claim any size.
+const MOST: usize = 1 << 24;
 
 /// How often mean and deviation are looked for, each time where the last search led.
 const ROUNDS: usize = 3;
@@ -33,16 +35,17 @@ impl Bounds {
     }
 
     /// Of a model that standardises each feature by itself before anything else, as scikit-learn's pipelines do: so many
-    /// deviations around each mean. `None` for all others.
+    /// deviations around each mean. `None` for all others, and where a sample has more than [`MOST`] elements.
     ///
     /// # Errors
-    /// As [`Classifier::bind`].
-    pub(crate) fn of_model(classifier: &Classifier) -> Result<Option<Self>> {
-        let mut g = classifier.bind(1)?.graph;
+    /// When the graph's first ops cannot be computed.
+    pub(crate) fn of_model(g: &Graph) -> Result<Option<Self>> {
         let [x] = g.inputs[..] else { return Ok(None) };
         let ty = g.value(x).ty.clone();
         let samples_first = matches!(g.value(x).batch, Batch::Axis { axis: 0, .. });
-        let Some(z) = standardised(&g, x).filter(|_| ty.dtype.is_float() && samples_first) else { return Ok(None) };
+        let is_asked = ty.dtype.is_float() && samples_first && ty.len() <= MOST;
+        let Some(z) = standardised(g, x).filter(|_| is_asked) else { return Ok(None) };
+        let mut g = g.clone();
         g.outputs = vec![z];
         passes::prune(&mut g);
         let mut session = Cpu.prepare(&g)?;
@@ -133,7 +136,7 @@ fn standardised(g: &Graph, x: ValueId) -> Option<ValueId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classifier::ClassifierOptions;
+    use crate::classifier::{Classifier, ClassifierOptions};
     use crate::graph::Attrs;
     use crate::onnx::{ExportOptions, Model, to_bytes};
     use crate::tensor::TensorType;
@@ -152,7 +155,7 @@ mod tests {
         let w = g.weight("w", Array::from_vec(&[4, 3], (0..12u8).map(f32::from).collect::<Vec<f32>>()).unwrap());
         g.outputs = vec![g.push("MatMul", &[flat, w], Attrs::new()).unwrap()];
         let model = Model::from_bytes("m", to_bytes(&g, &ExportOptions::default()).unwrap()).unwrap();
-        Bounds::of_model(&Classifier::from_model(model, ClassifierOptions::default()).unwrap()).unwrap()
+        Classifier::from_model(model, ClassifierOptions::default()).unwrap().bounds().cloned()
     }
 
     fn with(g: &mut Graph, op: &str, x: ValueId, of_colours: [f32; 2]) -> ValueId {

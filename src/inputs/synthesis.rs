@@ -148,7 +148,7 @@ pub fn synthesise_each(
         (None, Some(range)) => {
             Some((Bounds::even(range), "two deviations around the mean of the embedding's elements"))
         }
-        (None, None) => Bounds::of_model(classifier)?.map(|b| (b, OF_MODEL)),
+        (None, None) => classifier.bounds().map(|b| (b.clone(), OF_MODEL)),
     };
     let probes = if known.is_none() { PROBE.0 * RANGES.len() } else { 0 };
     let extents = known.as_ref().map_or(Vec::new(), |(bounds, _)| bounds.extents());
@@ -197,9 +197,9 @@ pub fn refine(
     if let Some(name) = from.extra.keys().next() {
         return Err(Error::unsupported(format!("the model has a second input '{name}'; descent is on one input")));
     }
-    let (bounds, range_reason) = match (options.range, Bounds::of_model(classifier)?) {
+    let (bounds, range_reason) = match (options.range, classifier.bounds()) {
         (Some(range), _) => (Bounds::even(range), "given"),
-        (None, Some(bounds)) => (bounds, OF_MODEL),
+        (None, Some(bounds)) => (bounds.clone(), OF_MODEL),
         (None, None) => (Bounds::even(from.range()), "that of the codes"),
     };
     let range = bounds.whole();

@@ -11,7 +11,6 @@ use crate::classifier::Classifier;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::cost;
-use crate::inputs::bounds::Bounds;
 use crate::inputs::codes::{self, Distribution};
 use crate::inputs::synthesis::{self, Synthesised};
 use crate::inputs::{Labelled, npz};
@@ -226,7 +225,7 @@ impl SynthesisArgs {
         context: &Context,
     ) -> Result<(Synthesised, Made)> {
         let (usual, each) = number.options(classifier.classes());
-        let range = if Bounds::of_model(classifier)?.is_some() { None } else { Some(others.range()) };
+        let range = if classifier.bounds().is_some() { None } else { Some(others.range()) };
         let options = synthesis::Options { seed, range, ..usual };
         let (made, mut report) = Self::with(&options, &each, classifier, engine, context)?;
         if range.is_some() {
