@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::engine::cpu::Cpu;
 use crate::error::Result;
-use crate::graph::{Batch, Graph, ValueId, passes};
+use crate::graph::{Batch, Graph, Source, ValueId, passes};
 use crate::tensor::{Array, DType};
 
 /// Deviations around its mean in which an element is looked for.
@@ -116,7 +116,6 @@ impl Bounds {
 /// What the input is after constants were added to it and it was multiplied with some; `None` where other things happen
 /// to it at once.
 fn standardised(g: &Graph, x: ValueId) -> Option<ValueId> {
-    let depends = passes::reached_from(g, &g.inputs);
     let mut z = x;
     loop {
         let mut readers = g.nodes().iter().filter(|n| n.inputs.iter().flatten().any(|i| *i == z));
@@ -125,7 +124,9 @@ fn standardised(g: &Graph, x: ValueId) -> Option<ValueId> {
         let other = if a == z { b } else { a };
         let is_affine = AFFINE.contains(&node.op.spec().name) && (node.op.spec().name != "Div" || a == z);
         let [Some(out)] = node.outputs[..] else { break };
-        if !is_affine || depends[other.index()] || g.shape(out) != g.shape(x) {
+        // what a file holds, and not what costs work to find out
+        let is_held = matches!(g.value(other).source, Source::Const(_) | Source::Weight(_) | Source::Stored(_));
+        if !is_affine || !is_held || g.shape(out) != g.shape(x) {
             break;
         }
         z = out;
