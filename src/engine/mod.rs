@@ -7,6 +7,7 @@ pub mod fit;
 mod fuse;
 pub mod ort;
 mod ort_library;
+pub mod parts;
 pub(crate) mod plan;
 pub(crate) mod program;
 pub mod wgpu;

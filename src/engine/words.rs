@@ -36,6 +36,11 @@ pub(crate) fn encode(a: &Array) -> Result<Cow<'_, [u8]>> {
     })
 }
 
+/// The bytes of a range of elements.
+pub(crate) fn of<'a>(bytes: &'a [u8], range: &std::ops::Range<usize>) -> &'a [u8] {
+    &bytes[range.start * 4..range.end * 4]
+}
+
 /// The array of this type that the words are.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::inputs::Labelled;
-use crate::ops::{Pen, reshape, transpose};
+use crate::ops::{Pen, reshape};
 use crate::tensor::{Array, DType, TensorType};
 
 /// How much lower the log-odds of the forget inputs are after a step, to first order.
@@ -353,8 +353,7 @@ fn products(types: &[TensorType], rows: usize) -> Result<Graph> {
         let slopes = stack(&mut g, k, ty, rows)?;
         let scale = reshape(&mut g, scale, &[1, ty.len()])?;
         let scaled = g.push("Mul", &[slopes, scale], Attrs::new())?;
-        let turned = transpose(&mut g, slopes, &[1, 0])?;
-        let product = g.push("MatMul", &[scaled, turned], Attrs::new())?;
+        let product = g.push("Gemm", &[scaled, slopes], Attrs::new().with("transB", 1))?;
         total = Some(match total {
             None => product,
             Some(t) => g.push("Add", &[t, product], Attrs::new())?,

@@ -44,6 +44,13 @@ pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gpu {
+    /// Elements that lie in one buffer at most, so that a shader can bind them.
+    pub(super) fn most_elements(&self) -> usize {
+        // buffers have a multiple of 16 bytes
+        let words = self.limits.max_storage_buffer_binding_size / 16 * 4;
+        usize::try_from(words).unwrap_or(usize::MAX)
+    }
+
     /// Opens the best adapter that `options` allow and that has what WebGPU asks of one.
     ///
     /// # Errors
@@ -51,7 +58,7 @@ impl Gpu {
     pub(super) fn open(options: &Options) -> Result<Self> {
         let mut refused = Vec::new();
         for adapter in adapter::candidates(options)? {
-            match Self::open_one(&adapter, options.kernels()?) {
+            match Self::open_one(&adapter, options.kernels()?, options.max_binding) {
                 Ok(gpu) => return Ok(gpu),
                 Err(why) => refused.push(format!("{}: {why}", adapter::describe(&adapter.get_info()))),
             }
@@ -59,7 +66,7 @@ impl Gpu {
         Err(Error::engine(format!("no GPU adapter can be used: {}", refused.join("; "))))
     }
 
-    fn open_one(adapter: &wgpu::Adapter, kernels: Kernels) -> Result<Self, String> {
+    fn open_one(adapter: &wgpu::Adapter, kernels: Kernels, max_binding: Option<u64>) -> Result<Self, String> {
         let has = adapter.limits();
         let ask = Limits::default();
         let short = [
@@ -90,7 +97,8 @@ impl Gpu {
         // shaders stay inside WebGPU's defaults; only tensors may be as large as the adapter allows
         let mut limits = ask.or_worse_values_from(&has);
         limits.max_buffer_size = has.max_buffer_size;
-        limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size.min(has.max_buffer_size);
+        let binding = has.max_storage_buffer_binding_size.min(has.max_buffer_size);
+        limits.max_storage_buffer_binding_size = max_binding.map_or(binding, |most| most.clamp(16, binding));
         let info = adapter.get_info();
         let wanted = match kernels {
             Kernels::Auto if info.device_type == DeviceType::Cpu => Form::Subgroups,

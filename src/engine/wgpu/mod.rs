@@ -7,7 +7,6 @@ mod session;
 mod subgroups;
 mod transfer;
 
-use super::program::Program;
 use super::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -31,6 +30,8 @@ pub struct Options {
     /// How shaders that multiply are written. [`Kernels::Auto`]: as the environment variable
     /// `ONNX_UNLEARN_KERNELS` says if that is set.
     pub kernels: Kernels,
+    /// Binds at most so many bytes at once, where the adapter allows more: larger tensors are kept in pieces.
+    pub max_binding: Option<u64>,
 }
 
 /// How shaders that multiply are written; see [`Form`].
@@ -117,7 +118,7 @@ impl WgpuEngine {
     pub fn form(&self) -> Form {
         self.gpu.form
     }
-    /// Bytes that one tensor may have at most.
+    /// Bytes that are bound at once at most; larger tensors are kept in pieces.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.gpu.limits.max_storage_buffer_binding_size
     }
@@ -137,7 +138,7 @@ impl Engine for WgpuEngine {
         self.gpu.shaders()
     }
     fn forecast(&self, graph: &Graph) -> Result<u64> {
-        Ok(Program::new(graph, &session::limits(&self.gpu))?.bytes())
+        Ok(session::program(&self.gpu, graph)?.bytes())
     }
     fn peak_bytes(&self) -> Option<u64> {
         Some(self.gpu.peak_bytes())

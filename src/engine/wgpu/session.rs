@@ -6,11 +6,12 @@ use super::device::{Gpu, Pipeline};
 use super::pool::Held;
 use super::transfer::GpuTensor;
 use crate::engine::program::{Limits, Place, Program};
-use crate::engine::{Session, Tensor, words};
+use crate::engine::{Session, Tensor, parts, words};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::tensor::TensorType;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use wgpu::{
@@ -40,6 +41,12 @@ struct Dispatch {
 struct Input {
     label: String,
     ty: TensorType,
+    pieces: Vec<Piece>,
+}
+
+/// Elements of an input that lie in one buffer.
+struct Piece {
+    range: Range<usize>,
     /// Whether anything reads it.
     used: bool,
     /// Where it goes when it is fed from the host.
@@ -54,7 +61,8 @@ pub(super) struct GpuSession {
     params: Arc<Held>,
     fixed: Vec<Arc<Held>>,
     slots: Vec<Arc<Held>>,
-    outputs: Vec<(Place, TensorType)>,
+    /// Where the pieces of each lie.
+    outputs: Vec<(Vec<Place>, TensorType)>,
     running: VecDeque<SubmissionIndex>,
     bytes: u64,
 }
@@ -68,13 +76,18 @@ pub(super) fn limits(gpu: &Gpu) -> Limits {
     }
 }
 
+/// A graph for a device, its large tensors in pieces.
+pub(super) fn program(gpu: &Gpu, graph: &Graph) -> Result<Program> {
+    Program::new(&parts::split(graph, gpu.most_elements())?, &limits(gpu))
+}
+
 impl GpuSession {
     pub(super) fn new(gpu: Arc<Gpu>, graph: &Graph) -> Result<Self> {
-        let program = Program::new(graph, &limits(&gpu))?;
-        gpu.clone().guarded(|| Self::load(gpu, program))
+        let program = program(&gpu, graph)?;
+        gpu.clone().guarded(|| Self::load(gpu, graph, program))
     }
 
-    fn load(gpu: Arc<Gpu>, program: Program) -> Result<Self> {
+    fn load(gpu: Arc<Gpu>, graph: &Graph, program: Program) -> Result<Self> {
         let upload = |bytes: &[u8], words: usize| -> Result<Arc<Held>> {
             let held = gpu.take(words::bytes(words))?;
             gpu.write(&held.buffer, bytes)?;
@@ -96,31 +109,45 @@ impl GpuSession {
                 Ok(Dispatch { node: d.node, shader, pipeline, binds: d.binds, params: d.params, grid, bound: None })
             })
             .collect::<Result<Vec<_>>>()?;
-        let inputs: Vec<Input> = program
-            .inputs
-            .into_iter()
-            .map(|i| Input { label: format!("input {}", i.name), ty: i.ty, used: i.used, held: None })
-            .collect();
-        let fed: u64 = inputs.iter().filter(|i| i.used).map(|i| words::bytes(i.ty.len())).sum();
+        let fed: u64 = program.inputs.iter().filter(|i| i.used).map(|i| words::bytes(i.ty.len())).sum();
+        // the pieces of the graph's inputs and outputs, in order
+        let mut feeds = program.inputs.into_iter();
+        let mut inputs = Vec::with_capacity(graph.inputs.len());
+        for &id in &graph.inputs {
+            let ty = graph.value(id).ty.clone();
+            let pieces = gpu.ranges(&ty.shape).into_iter().zip(&mut feeds);
+            let pieces = pieces.map(|(range, of)| Piece { range, used: of.used, held: None }).collect();
+            inputs.push(Input { label: format!("input {}", graph.label(id)), ty, pieces });
+        }
+        let mut made = program.outputs.into_iter();
+        let mut outputs = Vec::with_capacity(graph.outputs.len());
+        for &id in &graph.outputs {
+            let ty = graph.value(id).ty.clone();
+            outputs.push((made.by_ref().take(gpu.ranges(&ty.shape).len()).map(|(place, _)| place).collect(), ty));
+        }
         let held = fixed.iter().chain(&slots).chain([&params]).map(|h| h.buffer.size()).sum::<u64>();
-        let (outputs, running) = (program.outputs, VecDeque::new());
+        let running = VecDeque::new();
         Ok(Self { gpu, inputs, dispatches, params, fixed, slots, outputs, running, bytes: fed + held })
     }
 
-    /// The buffer that holds each feed; uploads those that come from the host.
+    /// The buffers that hold the pieces of each feed; uploads those that come from the host.
     fn bind_feeds(&mut self, feeds: &[Tensor]) -> Result<Vec<Option<Arc<Held>>>> {
         if feeds.len() != self.inputs.len() {
             let n = self.inputs.len();
             return Err(Error::invalid(format!("{} tensors fed to a graph of {n} inputs", feeds.len())));
         }
-        self.inputs.iter_mut().zip(feeds).map(|(i, feed)| i.bind(&self.gpu, feed).map_err(|e| e.at(&i.label))).collect()
+        let mut all = Vec::with_capacity(feeds.len());
+        for (input, feed) in self.inputs.iter_mut().zip(feeds) {
+            all.extend(input.bind(&self.gpu, feed).map_err(|e| e.at(&input.label))?);
+        }
+        Ok(all)
     }
 
     /// Hands all work to the queue, or one dispatch after the other when `timings` wants the seconds of each.
     fn submit(&mut self, feeds: &[Tensor], mut timings: Option<&mut Vec<Timing>>) -> Result<Vec<Tensor>> {
         let feeds = self.bind_feeds(feeds)?;
         // an output that somebody still holds stays his; this run writes to another buffer
-        for (p, _) in &self.outputs {
+        for p in self.outputs.iter().flat_map(|(places, _)| places) {
             if let Place::Slot(i) = *p
                 && Arc::strong_count(&self.slots[i]) > 1
             {
@@ -156,8 +183,8 @@ impl GpuSession {
         }
         self.outputs
             .iter()
-            .map(|(p, ty)| {
-                let held = held(*p)?.clone();
+            .map(|(places, ty)| {
+                let held = places.iter().map(|&p| held(p).cloned()).collect::<Result<Vec<_>>>()?;
                 Ok(Tensor::Device(Arc::new(GpuTensor { gpu: self.gpu.clone(), held, ty: ty.clone() })))
             })
             .collect()
@@ -199,31 +226,40 @@ impl Dispatch {
 }
 
 impl Input {
-    fn bind(&mut self, gpu: &Arc<Gpu>, feed: &Tensor) -> Result<Option<Arc<Held>>> {
+    fn bind(&mut self, gpu: &Arc<Gpu>, feed: &Tensor) -> Result<Vec<Option<Arc<Held>>>> {
         let found = feed.ty();
         let same = found.dtype == self.ty.dtype || (found.dtype.is_int() && self.ty.dtype.is_int());
         if found.shape != self.ty.shape || !same {
             return Err(Error::invalid(format!("it is {}, it was fed {found}", self.ty)));
         }
-        let array = match feed {
-            _ if !self.used => return Ok(None),
+        if self.pieces.iter().all(|p| !p.used) {
+            return Ok(vec![None; self.pieces.len()]);
+        }
+        match feed {
             Tensor::Device(d) => {
                 let here = d.as_any().downcast_ref::<GpuTensor>().filter(|t| Arc::ptr_eq(&t.gpu, gpu));
                 let here =
                     here.ok_or_else(|| Error::invalid("the tensor lives on another device; download it first"))?;
-                return Ok(Some(here.held.clone()));
+                Ok(here.held.iter().cloned().map(Some).collect())
             }
-            Tensor::Host(a) => a,
-        };
-        let bytes = words::encode(array)?;
+            Tensor::Host(a) => {
+                let bytes = words::encode(a)?;
+                self.pieces.iter_mut().map(|p| p.bind(gpu, words::of(&bytes, &p.range)).map(Some)).collect()
+            }
+        }
+    }
+}
+
+impl Piece {
+    fn bind(&mut self, gpu: &Arc<Gpu>, bytes: &[u8]) -> Result<Arc<Held>> {
         let held = match self.held.take() {
             // a tensor that an earlier run returned may still be this buffer
             Some(h) if Arc::strong_count(&h) == 1 => h,
-            _ => gpu.take(words::bytes(self.ty.len()))?,
+            _ => gpu.take(words::bytes(self.range.len()))?,
         };
-        gpu.write(&held.buffer, &bytes)?;
+        gpu.write(&held.buffer, bytes)?;
         self.held = Some(held.clone());
-        Ok(Some(held))
+        Ok(held)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::device::Gpu;
 use super::pool::Held;
-use crate::engine::{DeviceTensor, words};
+use crate::engine::{DeviceTensor, parts, words};
 use crate::error::{Error, Result};
 use crate::tensor::{Array, TensorType};
+use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use wgpu::{Buffer, BufferDescriptor, BufferUsages, MapMode};
 
@@ -28,15 +29,14 @@ impl Gpu {
         Ok(())
     }
 
-    /// The first `n` words of a buffer, once all work submitted so far is done.
+    /// The first words of a buffer, as many as `out` takes, once all work submitted so far is done.
     ///
     /// # Errors
     /// When the device is lost.
-    fn read(&self, buffer: &Buffer, n: usize) -> Result<Vec<u32>> {
-        let mut out = vec![0u32; n];
-        let total = n as u64 * 4;
+    fn read(&self, buffer: &Buffer, out: &mut [u32]) -> Result<()> {
+        let total = out.len() as u64 * 4;
         if total == 0 {
-            return Ok(out);
+            return Ok(());
         }
         let staging = self.device.create_buffer(&BufferDescriptor {
             label: Some("download"),
@@ -44,7 +44,7 @@ impl Gpu {
             usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let to: &mut [u8] = bytemuck::cast_slice_mut(&mut out);
+        let to: &mut [u8] = bytemuck::cast_slice_mut(out);
         for (i, piece) in to.chunks_mut(PIECE as usize).enumerate() {
             let len = piece.len() as u64;
             let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -63,15 +63,23 @@ impl Gpu {
             drop(view);
             staging.unmap();
         }
-        Ok(out)
+        Ok(())
     }
 }
 
-/// Elements in a device buffer.
+/// Elements in device buffers.
 pub(super) struct GpuTensor {
     pub gpu: Arc<Gpu>,
-    pub held: Arc<Held>,
+    /// The buffers of the ranges that [`Gpu::ranges`] gives; one for most.
+    pub held: Vec<Arc<Held>>,
     pub ty: TensorType,
+}
+
+impl Gpu {
+    /// The ranges of the elements of a tensor of this shape that lie in a buffer each.
+    pub(super) fn ranges(&self, shape: &[usize]) -> Vec<Range<usize>> {
+        parts::cut(shape, self.most_elements())
+    }
 }
 
 impl GpuTensor {
@@ -82,8 +90,12 @@ impl GpuTensor {
     pub(super) fn upload(gpu: &Arc<Gpu>, array: &Array) -> Result<Self> {
         let bytes = words::encode(array)?;
         gpu.guarded(|| {
-            let held = gpu.take(words::bytes(array.len()))?;
-            gpu.write(&held.buffer, &bytes)?;
+            let one = |range: Range<usize>| {
+                let held = gpu.take(words::bytes(range.len()))?;
+                gpu.write(&held.buffer, words::of(&bytes, &range))?;
+                Ok(held)
+            };
+            let held = gpu.ranges(array.shape()).into_iter().map(one).collect::<Result<Vec<_>>>()?;
             Ok(Self { gpu: gpu.clone(), held, ty: array.ty() })
         })
     }
@@ -91,8 +103,12 @@ impl GpuTensor {
 
 impl DeviceTensor for GpuTensor {
     fn download(&self) -> Result<Array> {
-        let read = self.gpu.guarded(|| self.gpu.read(&self.held.buffer, self.ty.len()))?;
-        words::decode(&self.ty, read)
+        let mut all = vec![0u32; self.ty.len()];
+        self.gpu.guarded(|| {
+            let ranges = self.gpu.ranges(&self.ty.shape);
+            self.held.iter().zip(ranges).try_for_each(|(held, r)| self.gpu.read(&held.buffer, &mut all[r]))
+        })?;
+        words::decode(&self.ty, all)
     }
     fn ty(&self) -> TensorType {
         self.ty.clone()
