@@ -62,30 +62,32 @@ fn main(
     let row0 = group.y * 128u + local.y * 16u;
     if row0 >= params.m { return; }
     let column_step = select(8u, 1u, FOURS_B == 1u);
-    let column0 = group.x * 64u + local.x * select(1u, 8u, FOURS_B == 1u);
     //: rows p = min(ROW, params.m - 1u) * params.a_strides[0]
-    //: columns q = min(COLUMN, params.n - 1u) * params.b_strides[1]
-    for (var z = group.z; z < params.batches; z += groups.z) {
-        let at = start(z);
-        //: zero s
-        for (var k = 0u; k < params.k; k += 4u) {
-            let ks = k + vec4<u32>(0u, 1u, 2u, 3u);
-            let live = ks < vec4<u32>(params.k);
-            let inside = min(ks, vec4<u32>(params.k - 1u));
-            let at_a = at.x + inside * params.a_strides[1];
-            let at_b = at.y + inside * params.b_strides[0];
-            if FOURS_A == 1u && FOURS_B == 1u {
-                //: multiply a4 at_a.x by b4 each at_b
-            } else if FOURS_A == 1u {
-                //: multiply a4 at_a.x by b4 at_b.x
-            } else if FOURS_B == 1u {
-                //: multiply a each at_a by b4 each at_b
-            } else {
-                //: multiply a each at_a by b each at_b
+    for (var tile = group.x; tile * 64u < params.n; tile += groups.x) {
+        let column0 = tile * 64u + local.x * select(1u, 8u, FOURS_B == 1u);
+        //: columns q = min(COLUMN, params.n - 1u) * params.b_strides[1]
+        for (var z = group.z; z < params.batches; z += groups.z) {
+            let at = start(z);
+            //: zero s
+            for (var k = 0u; k < params.k; k += 4u) {
+                let ks = k + vec4<u32>(0u, 1u, 2u, 3u);
+                let live = ks < vec4<u32>(params.k);
+                let inside = min(ks, vec4<u32>(params.k - 1u));
+                let at_a = at.x + inside * params.a_strides[1];
+                let at_b = at.y + inside * params.b_strides[0];
+                if FOURS_A == 1u && FOURS_B == 1u {
+                    //: multiply a4 at_a.x by b4 each at_b
+                } else if FOURS_A == 1u {
+                    //: multiply a4 at_a.x by b4 at_b.x
+                } else if FOURS_B == 1u {
+                    //: multiply a each at_a by b4 each at_b
+                } else {
+                    //: multiply a each at_a by b each at_b
+                }
             }
+            let base = z * params.m * params.n;
+            //: store s at base | COLUMN | ROW * params.n | params.m | params.n
         }
-        let base = z * params.m * params.n;
-        //: store s at base | COLUMN | ROW * params.n | params.m | params.n
     }
 }
 //# tiled
@@ -111,15 +113,17 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let tile_row = group.y * 128u;
-    let tile_column = group.x * 64u;
     let row0 = tile_row + local.y * 8u;
-    let column0 = tile_column + local.x * 4u;
     let column_step = 1u;
-    for (var z = group.z; z < params.batches; z += groups.z) {
-        at = start(z);
-        //: zero s
-        //: tiles params.k, along k and columns
-        let base = z * params.m * params.n;
-        //: store s at base | COLUMN | ROW * params.n | params.m | params.n
+    for (var tile = group.x; tile * 64u < params.n; tile += groups.x) {
+        let tile_column = tile * 64u;
+        let column0 = tile_column + local.x * 4u;
+        for (var z = group.z; z < params.batches; z += groups.z) {
+            at = start(z);
+            //: zero s
+            //: tiles params.k, along k and columns
+            let base = z * params.m * params.n;
+            //: store s at base | COLUMN | ROW * params.n | params.m | params.n
+        }
     }
 }

@@ -254,9 +254,28 @@ fn a_tensor_beyond_the_limit_names_its_node() {
     let mut g = Graph::new(0);
     g.set_scope("huge");
     let x = input(&mut g, "x", &[elements]);
-    g.outputs = vec![g.push("Neg", &[x], Attrs::new()).unwrap()];
+    // sums of neighbours are not computed in pieces
+    g.outputs = vec![g.push("Softmax", &[x], Attrs::new()).unwrap()];
     let e = error(engine.prepare(&g));
     assert!(e.kind() == Kind::Engine && e.to_string().contains("huge") && e.to_string().contains("batch"), "{e}");
+}
+
+#[test]
+fn a_product_of_more_columns_than_workgroups_on_a_line() {
+    let columns = 65_535 * 64 + 70;
+    let mut g = Graph::new(0);
+    let (a, b) = (input(&mut g, "a", &[1, 2]), input(&mut g, "b", &[2, columns]));
+    g.outputs = vec![g.push("MatMul", &[a, b], Attrs::new()).unwrap()];
+    let feeds = [array(&[1, 2], &[2.0, -1.0]), {
+        let v: Vec<f32> = (0..2 * columns).map(|i| (i % 1009) as f32).collect();
+        array(&[2, columns], &v)
+    }];
+    let want = run(&Cpu, &g, &feeds).unwrap();
+    for kernels in [Kernels::Direct, Kernels::Tiled] {
+        let Some(engine) = common::wgpu_in(kernels) else { return };
+        let found = run(&engine, &g, &feeds).unwrap();
+        assert!(difference(&found[0], &want[0]) < 1e-6, "{kernels:?}");
+    }
 }
 
 /// Names of the shaders that a graph runs, in order.

@@ -2,7 +2,7 @@
 
 use super::convert::{bits, narrow, signed};
 use super::layout::aligned;
-use super::matmul::flag;
+use super::product::flag;
 use super::support::{broadcast, broadcast_strides, given, zip_map};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@
 
 use super::block::TILE;
 use super::correlate::Layout;
-use super::matmul::{Product, flag};
+use super::product::{Product, flag};
 use super::support::strides;
 use super::window::{Axis, Window};
 use super::{Bind, Kernel, Params, Step, grid_1d};

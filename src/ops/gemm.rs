@@ -1,7 +1,8 @@
 //! Products of matrices with a sum: <https://onnx.ai/onnx/operators/onnx__Gemm.html>.
 
 use super::linalg::{Mat, Real, gemm};
-use super::matmul::{Product, weight_gradient};
+use super::matmul::weight_gradient;
+use super::product::Product;
 use super::support::{broadcast, broadcast_strides, given, rows};
 use super::{Bind, Case, Kernel, NodeView, Op, Spec, Vjp};
 use crate::error::{Error, Result};
@@ -158,7 +159,7 @@ impl Op for Gemm {
             let strides = broadcast_strides(&c.shape, &product.shape());
             (Bind::Input(2), [strides[0], strides[1]])
         });
-        Ok(Kernel::one(product.step([Bind::Input(0), Bind::Input(1)], c, at.alpha, at.beta)?))
+        product.kernel(c, at.alpha, at.beta)
     }
     fn cases(&self) -> Vec<Case> {
         vec![
@@ -171,6 +172,11 @@ impl Op for Gemm {
                 .attr("alpha", 0.5f32)
                 .attr("beta", -1.5f32),
             Case::new("Gemm scalar C", &[&[3, 5], &[5, 4], &[]]).attr("alpha", 2.0f32),
+            // few elements that are sums of many products, which are cut into parts
+            Case::new("Gemm long sums", &[&[2, 65_600], &[3, 65_600]])
+                .attr("transB", 1)
+                .attr("alpha", 0.5f32)
+                .within(1e-4),
             Case::new("Gemm fours", &[&[10, 24], &[36, 24], &[36]]).attr("transB", 1),
             Case::new("Gemm tiles", &[&[66, 40], &[40, 130], &[130]]),
         ]

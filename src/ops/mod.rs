@@ -13,6 +13,7 @@ pub(crate) mod linalg;
 mod padded;
 mod pen;
 mod pen_layout;
+mod product;
 mod recurrent;
 mod squared;
 pub(crate) mod support;
