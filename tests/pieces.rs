@@ -216,6 +216,31 @@ fn forgetting_in_pieces() {
     assert!(outcome.doubts.is_empty(), "{:?}", outcome.doubts);
 }
 
+/// Sums over all elements of large weights: one accumulator of 32 bits would stop growing.
+#[test]
+fn long_sums_in_pieces() {
+    let n = 3 << 21;
+    let mut g = Graph::new(0);
+    let rows = |g: &mut Graph, name: &str| g.input(name, TensorType::new(DType::F32, [2, n]), Batch::None);
+    let (a, b) = (rows(&mut g, "a"), rows(&mut g, "b"));
+    g.outputs = vec![g.push("Gemm", &[a, b], Attrs::new().with("transB", 1)).unwrap()];
+    let feed = |from: usize| {
+        Array::from_vec(&[2, n], (0..2 * n).map(|i| 1.0 + ((i + from) % 1013) as f32 / 1013.0).collect()).unwrap()
+    };
+    let feeds = [feed(0), feed(5)];
+    let wide = feeds.iter().map(|a| a.to_f64()).collect::<Vec<_>>();
+    let line = |v: &[f64], i: usize| v[i * n..(i + 1) * n].to_vec();
+    let want: Vec<f64> = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        .map(|(i, j)| line(&wide[0], i).iter().zip(line(&wide[1], j)).map(|(a, b)| a * b).sum())
+        .to_vec();
+    let want = Array::from_vec(&[2, 2], want).unwrap();
+    for engine in [common::wgpu(), narrow(8 << 20)].into_iter().flatten() {
+        let found = run(&engine, &g, &feeds).unwrap();
+        let off = difference(&found[0], &want);
+        assert!(off < 1e-5, "{} bytes at once: off by {off:e}", engine.max_tensor_bytes());
+    }
+}
+
 /// A weight that the adapter at hand cannot bind at once, fed, constant and read from a file.
 #[test]
 fn a_weight_over_the_real_limit() {

@@ -127,29 +127,38 @@ impl Product<'_> {
         j: &Range<usize>,
         inner: &[Range<usize>],
     ) -> Result<ValueId> {
-        let mut sum = match self.c.filter(|_| self.beta != 0.0) {
-            None => None,
-            Some(c) if c.is_whole() => {
-                let lead = 2 - c.shape().len();
-                let wanted: Vec<Range<usize>> = (c.shape().iter().enumerate())
-                    .map(|(a, &d)| if d == 1 { 0..1 } else { [i, j][a + lead].clone() })
-                    .collect();
-                Some(s.slice(c.ids[0], &wanted)?)
-            }
-            Some(c) => Some(matrix(s, c, i, j)?),
-        };
-        let mut beta = self.beta;
+        let mut sum = None;
         for k in inner {
             let (a, b) = (turned(i, k, self.transposed[0]), turned(k, j, self.transposed[1]));
             let a = matrix(s, self.a, a.0, a.1)?;
             let b = matrix(s, self.b, b.0, b.1)?;
             let flag = |attrs: Attrs, name, on: bool| if on { attrs.with(name, 1) } else { attrs };
             let attrs = flag(flag(Attrs::new(), "transA", self.transposed[0]), "transB", self.transposed[1]);
-            let attrs = attrs.with("alpha", self.alpha as f32).with("beta", beta as f32);
-            sum = Some(s.to.push_some("Gemm", &[Some(a), Some(b), sum], attrs)?);
-            beta = 1.0;
+            let attrs = attrs.with("alpha", self.alpha as f32).with("beta", self.beta as f32);
+            // C belongs to the first part; sums beside it are added apart, so that long ones may be cut further
+            let c = if sum.is_none() { self.c_of(s, i, j)? } else { None };
+            let part = s.to.push_some("Gemm", &[Some(a), Some(b), c], attrs)?;
+            sum = Some(match sum {
+                None => part,
+                Some(sum) => s.op("Add", &[sum, part])?,
+            });
         }
         sum.ok_or_else(|| Error::internal("a product without an inner extent"))
+    }
+
+    /// What the rows `i` and columns `j` read of `C`.
+    fn c_of(&self, s: &mut Splitter<'_>, i: &Range<usize>, j: &Range<usize>) -> Result<Option<ValueId>> {
+        match self.c.filter(|_| self.beta != 0.0) {
+            None => Ok(None),
+            Some(c) if c.is_whole() => {
+                let lead = 2 - c.shape().len();
+                let wanted: Vec<Range<usize>> = (c.shape().iter().enumerate())
+                    .map(|(a, &d)| if d == 1 { 0..1 } else { [i, j][a + lead].clone() })
+                    .collect();
+                s.slice(c.ids[0], &wanted).map(Some)
+            }
+            Some(c) => matrix(s, c, i, j).map(Some),
+        }
     }
 }
 
