@@ -238,7 +238,7 @@ impl<'a> SquareSums<'a> {
 }
 
 /// The sums with more added to each; the first are what is added to them.
-fn added(sums: Vec<Tensor>, more: Vec<Tensor>) -> Result<Vec<Tensor>> {
+pub(crate) fn added(sums: Vec<Tensor>, more: Vec<Tensor>) -> Result<Vec<Tensor>> {
     if sums.is_empty() {
         return Ok(more);
     }

@@ -19,6 +19,7 @@ use crate::autodiff::{Samples, backward};
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
+use crate::fisher::added;
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::inputs::Labelled;
 use crate::ops::{Pen, reshape};
@@ -142,8 +143,12 @@ impl<'a> Ascent<'a> {
         for (&i, d) in chosen.iter().zip(found) {
             let Some(d) = d else { continue };
             let ty = g.value(d).ty.clone();
-            let sum = g.input(format!("accumulated.{}", names.len()), ty.clone(), Batch::None);
-            outputs.push(g.push("Add", &[sum, d], Attrs::new())?);
+            outputs.push(if engine.on_device() {
+                let sum = g.input(format!("accumulated.{}", names.len()), ty.clone(), Batch::None);
+                g.push("Add", &[sum, d], Attrs::new())?
+            } else {
+                d
+            });
             names.push(basis.names[i].clone());
             types.push(ty);
             f_f.push(basis.f_f[i].clone());
@@ -223,10 +228,9 @@ impl<'a> Ascent<'a> {
         let Toward { inputs, answers } = if which == 0 { &self.forget } else { &self.guards[which - 1] };
         let n = inputs.len();
         let fixed = weights.feeds(&self.graph, &self.weight_ids)?;
-        let mut sums = Vec::with_capacity(self.types.len());
-        for ty in &self.types {
-            sums.push(self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0))?);
-        }
+        let zero = |ty: &TensorType| self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0));
+        let mut sums =
+            if self.engine.on_device() { self.types.iter().map(zero).collect::<Result<_>>()? } else { Vec::new() };
         for from in (0..n).step_by(batch) {
             let to = (from + batch).min(n);
             let (model_inputs, _) = batch_feeds(&self.graph, inputs, from, to, batch)?;
@@ -238,8 +242,12 @@ impl<'a> Ascent<'a> {
             let rows: Vec<f64> = (from..from + batch).flat_map(|i| answers[i.min(to - 1)].iter().copied()).collect();
             let classes = rows.len() / batch;
             feeds.push(Tensor::Host(Array::from_vec(&[batch, classes], rows)?.to_float(self.float)));
-            feeds.append(&mut sums);
-            sums = self.slopes.run(&feeds)?;
+            if self.engine.on_device() {
+                feeds.append(&mut sums);
+                sums = self.slopes.run(&feeds)?;
+            } else {
+                sums = added(sums, self.slopes.run(&feeds)?)?;
+            }
         }
         Ok(sums)
     }

@@ -7,12 +7,15 @@ use super::ascent::{Ascent, Part};
 use super::rewrite::Basis;
 use crate::autodiff::head::head_weights;
 use crate::classifier::{Classifier, ClassifierOptions, Weights, batch_feeds};
+use crate::engine::cpu::Cpu;
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Batch, Graph, Source, ValueId, passes};
 use crate::inputs::Labelled;
-use crate::onnx::{ExportOptions, Model, to_bytes};
-use crate::tensor::Array;
+use crate::onnx::proto::{ModelProto, dimension, type_proto};
+use crate::onnx::{ExportOptions, Model, export};
+use crate::tensor::{Array, TensorType};
+use prost::Message;
 use std::collections::HashMap;
 
 /// A classifier cut before its last layer.
@@ -164,10 +167,47 @@ fn head_alone(g: &Graph, classifier: &Classifier, engine: &dyn Engine) -> Result
     passes::replay(g, &mut alone, &[head.logits], &mut map)?;
     let Some(&logits) = map.get(&head.logits) else { return Ok(None) };
     alone.outputs = vec![logits];
-    let bytes = to_bytes(&alone, &ExportOptions::default())?;
+    let made = |is_open: bool| {
+        let mut file = export(&alone, &ExportOptions::default())?;
+        if is_open {
+            open_batch(&mut file);
+        }
+        let model = Model::from_bytes("last layer", file.encode_to_vec())?;
+        Classifier::from_model(model, ClassifierOptions::default())
+    };
     // a last layer that is no classifier by itself is tried as a part of the whole
-    let made =
-        Model::from_bytes("last layer", bytes).and_then(|m| Classifier::from_model(m, ClassifierOptions::default()));
     let same = |c: &Classifier| c.classes() == classifier.classes() && c.bind(2).is_ok();
-    made.ok().filter(same).map(|c| c.on(engine)).transpose()
+    let Some(one_by_one) = made(false).ok().filter(same) else { return Ok(None) };
+    let rows = waves(&g.value(features).ty, 3)?;
+    let expected = logits_of(&one_by_one, &rows)?;
+    let agrees = |c: &Classifier| {
+        let alike = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-4 * b.abs().max(1.0);
+        logits_of(c, &rows).is_ok_and(|found| found.len() == expected.len() && found.iter().zip(&expected).all(alike))
+    };
+    // nodes that were bound to one sample may hold their number in a shape
+    let together = made(true).ok().filter(same).filter(agrees);
+    together.unwrap_or(one_by_one).on(engine).map(Some)
+}
+
+/// Leaves the number of samples of the first input open.
+fn open_batch(file: &mut ModelProto) {
+    let inputs = file.graph.as_mut().map(|g| &mut g.input);
+    let ty = inputs.and_then(|i| i.first_mut()).and_then(|i| i.r#type.as_mut()).and_then(|t| t.value.as_mut());
+    if let Some(type_proto::Value::TensorType(t)) = ty
+        && let Some(first) = t.shape.as_mut().and_then(|s| s.dim.first_mut())
+    {
+        first.value = Some(dimension::Value::DimParam("N".to_owned()));
+    }
+}
+
+/// Features of some samples, of no meaning.
+fn waves(of_one: &TensorType, samples: usize) -> Result<Labelled> {
+    let shape = [&[samples], &of_one.shape[1..]].concat();
+    let v: Vec<f64> = (0..shape.iter().product()).map(|i: usize| (i as f64 * 0.7).sin()).collect();
+    Labelled::new(Array::from_vec(&shape, v)?.to_float(of_one.dtype), vec![0; samples])
+}
+
+fn logits_of(c: &Classifier, rows: &Labelled) -> Result<Vec<f64>> {
+    let weights = Weights::upload(&Cpu, &c.bind(1)?)?;
+    Ok(Answerer::new(c, &Cpu, rows.len(), false)?.answer(&weights, &weights, rows, &mut |_| ())?.logits)
 }
