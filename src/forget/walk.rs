@@ -35,7 +35,8 @@ impl Budget {
             // what codes do not say, the samples do
             (Depth::Auto | Depth::Head, false) if is_calibrated => Self { kept: 0.985, spared: 0.0, margin },
             (Depth::Auto, true) if is_beside => Self { kept: 0.985, spared: 0.75, margin: 2.0 },
-            (_, true) => Self { kept: 0.985, spared: 0.65, margin },
+            (Depth::Body, true) => Self { kept: 0.985, spared: 0.65, margin },
+            (_, true) => Self { kept: 0.985, spared: 0.75, margin },
             (Depth::Body, false) => Self { kept: 0.95, spared: 0.0, margin },
             (_, false) => Self { kept: 0.999, spared: 0.0, margin },
         }
