@@ -240,6 +240,29 @@ fn a_model_that_standardises_its_features_tells_their_ranges() {
     }
 }
 
+/// Inputs that were made say that class 1 is forgotten; random ones, which cover four features, that it is not.
+#[test]
+fn random_inputs_of_a_few_features_raise_doubts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, data) = (fixture("kinds/skl_mlp.onnx"), fixture("kinds/skl_mlp.npz"));
+    let out = dir.path().join("out.onnx");
+    let mut found = 0;
+    for class in ["0", "1", "2"] {
+        let report = json(&["forget", arg(&file), "--class", class, "-o", arg(&out), "--engine", "cpu"]);
+        let after = json(&["evaluate", arg(&out), "--data", arg(&data), "--forgotten", class, "--engine", "cpu"]);
+        let doubts: Vec<&str> = report["doubts"].as_array().unwrap().iter().map(|d| d.as_str().unwrap()).collect();
+        if after["A_F"].as_f64().unwrap() > 0.1 {
+            assert!(doubts.iter().any(|d| d.contains("random inputs")), "class {class}: {doubts:?}");
+            found += 1;
+        }
+    }
+    assert!(found > 0, "every class is forgotten: another model has to show the doubt");
+    // what is given says more of data than random inputs do
+    let given = ["--inputs", arg(&data), "--engine", "cpu"];
+    let report = json(&[&["forget", arg(&file), "--class", "1", "-o", arg(&out)][..], &given].concat());
+    assert!(!report["doubts"].to_string().contains("random"), "{}", report["doubts"]);
+}
+
 #[test]
 fn one_seed_writes_one_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ mod fishers;
 pub mod groups;
 mod guard;
 mod last;
+mod probe;
 pub mod rewrite;
 pub mod rules;
 mod scope;
@@ -334,7 +335,11 @@ fn conclude(case: &Case<'_>, mut reached: Reached, data: &Labelled, aim: &Aim) -
     let retained_samples = (0..data.len()).filter(|&i| !aim.forgets(i)).count() as f64;
     let right =
         start.retained_answered * retained_samples + start.forget_answered * (data.len() as f64 - retained_samples);
-    let doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
+    let mut doubts = doubt::doubts(&start, &end, request.made, right / data.len() as f64);
+    if request.made && !aim.is_of_samples() {
+        let new = stored.as_ref().unwrap_or(&reached.weights);
+        doubts.extend(probe::doubts(classifier, &mut answerer, [old, new], data, aim, request.seed)?);
+    }
     let (changes, new) = compare(old, &reached.weights)?;
     reached.passes.search += answerer.passes;
     let value = end.value();
