@@ -32,10 +32,14 @@ struct Params {
 // where every k lies in x, four by four
 @group(0) @binding(3) var<storage, read> places: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
-@group(0) @binding(6) var<storage, read> params: Params;
+// what is added element by element
+@group(0) @binding(5) var<storage, read> r: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+@group(0) @binding(7) var<storage, read> params: Params;
 
 override HAS_BIAS: u32 = 0u;
+// Whether r is added.
+override HAS_R: u32 = 0u;
 // Whether a Relu follows, which then has nothing left to do.
 override RELU: u32 = 0u;
 
@@ -68,9 +72,10 @@ fn place_y(position: u32) -> u32 {
 
 var<private> g: u32;
 
-fn finish(sum: f32, position: u32, m: u32) -> f32 {
+fn finish(sum: f32, position: u32, m: u32, place: u32) -> f32 {
     var v = sum;
     if HAS_BIAS == 1u { v += bias[g * params.m + m]; }
+    if HAS_R == 1u { v += r[place]; }
     if RELU == 1u { v = select(v, 0.0, v < 0.0); }
     return v;
 }

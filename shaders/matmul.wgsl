@@ -23,10 +23,14 @@ struct Params {
 @group(0) @binding(2) var<storage, read> a4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> b4: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> c: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
-@group(0) @binding(6) var<storage, read> params: Params;
+// what is added element by element
+@group(0) @binding(5) var<storage, read> r: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+@group(0) @binding(7) var<storage, read> params: Params;
 
 override HAS_C: u32 = 0u;
+// Whether r is added.
+override HAS_R: u32 = 0u;
 // Whether a Relu follows, which then has nothing left to do.
 override RELU: u32 = 0u;
 // Whether a is read in fours along k; whether b is: 1 along its columns, 2 along k as a is.
@@ -45,9 +49,10 @@ fn start(z: u32) -> vec2<u32> {
     return at;
 }
 
-fn finish(sum: f32, row: u32, column: u32) -> f32 {
+fn finish(sum: f32, row: u32, column: u32, place: u32) -> f32 {
     var v = params.alpha * sum;
     if HAS_C == 1u { v += params.beta * c[row * params.c_strides[0] + column * params.c_strides[1]]; }
+    if HAS_R == 1u { v += r[place]; }
     if RELU == 1u { v = select(v, 0.0, v < 0.0); }
     return v;
 }

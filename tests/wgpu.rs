@@ -285,6 +285,45 @@ fn shaders_of(engine: &WgpuEngine, g: &Graph) -> Vec<&'static str> {
 }
 
 #[test]
+fn a_sum_is_made_where_its_later_operand_is() {
+    let Some(engine) = common::wgpu() else { return };
+    let wave = |shape: &[usize], step: f32| {
+        let v: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * step).sin()).collect();
+        array(shape, &v)
+    };
+    let mut g = Graph::new(0);
+    let x = input(&mut g, "x", &[2, 8, 6, 6]);
+    let conv = |g: &mut Graph, x: ValueId, k: usize, step: f32| {
+        let (w, b) = (g.constant(wave(&[8, 8, k, k], step)), g.constant(wave(&[8], step)));
+        let pads = [(k / 2) as i64; 4];
+        g.push("Conv", &[x, w, b], Attrs::new().with("pads", &pads[..])).unwrap()
+    };
+    // two residual blocks, the second on the branch of a convolution, and a third value that is added to a sum
+    let first = conv(&mut g, x, 3, 0.7);
+    let sum = g.push("Add", &[first, x], Attrs::new()).unwrap();
+    let y = g.push("Relu", &[sum], Attrs::new()).unwrap();
+    let (wide, narrow) = (conv(&mut g, y, 3, 0.4), conv(&mut g, y, 1, 0.9));
+    let both = g.push("Add", &[wide, narrow], Attrs::new()).unwrap();
+    let three = g.push("Add", &[both, y], Attrs::new()).unwrap();
+    // who else reads a value finds it as it was
+    let kept = conv(&mut g, three, 1, 0.3);
+    let last = g.push("Add", &[kept, x], Attrs::new()).unwrap();
+    g.outputs = vec![last, kept];
+    let names = shaders_of(&engine, &g);
+    assert_eq!(names.iter().filter(|n| **n == "binary").count(), 2, "{names:?}");
+    assert_eq!(names.iter().filter(|n| **n == "unary").count(), 0, "{names:?}");
+    let feeds = [wave(&[2, 8, 6, 6], 0.2)];
+    for kernels in [Kernels::Direct, Kernels::Subgroups, Kernels::Tiled] {
+        let Some(engine) = common::wgpu_in(kernels) else { continue };
+        let (found, want) = (run(&engine, &g, &feeds).unwrap(), run(&Cpu, &g, &feeds).unwrap());
+        for (found, want) in found.iter().zip(&want) {
+            let off = difference(found, want);
+            assert!(off < 1e-5, "{kernels:?}: off by {off:e}");
+        }
+    }
+}
+
+#[test]
 fn a_relu_is_done_where_its_operand_is_made() {
     let Some(engine) = common::wgpu() else { return };
     let mut g = Graph::new(0);

@@ -164,6 +164,7 @@ impl Program {
             .iter()
             .map(|n| n.op.kernel(&graph.view_of(n)).map_err(|e| e.at(label(n))))
             .collect::<Result<Vec<Kernel>>>()?;
+        fuse::sums(&mut graph, &mut kernels);
         fuse::relus(&graph, &mut kernels);
         let view: Vec<bool> = kernels.iter().map(|k| matches!(k, Kernel::Alias)).collect();
         let root = plan::roots(&graph, &view);

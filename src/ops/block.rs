@@ -234,7 +234,8 @@ fn store(out: &mut String, text: &str, form: Form) {
         line!(out, "let place = {};", of_row.replace("ROW", "row"));
         for c in 0..4 * quads {
             let sum = format!("{s}{i}_{}[{}]", c / 4, c % 4);
-            line!(out, "if column_{c} < {n} {{ y[place_{c} + place] = finish({sum}, row, column_{c}); }}");
+            let at = format!("place_{c} + place");
+            line!(out, "if column_{c} < {n} {{ y[{at}] = finish({sum}, row, column_{c}, {at}); }}");
         }
     };
     if form == Form::Tiled {

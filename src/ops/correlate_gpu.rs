@@ -393,7 +393,12 @@ impl Layout {
                 binds.extend([w, w, Bind::Filled(places)]);
                 params.u("w_m", k.next_multiple_of(4))
             };
-            binds.extend([Bind::Input(if bias { 2 } else { 1 }), Bind::Output(0)]);
+            binds.push(Bind::Input(if bias { 2 } else { 1 }));
+            if !few {
+                // nothing is added; an engine may bind what is
+                binds.push(Bind::Input(1));
+            }
+            binds.push(Bind::Output(0));
             all.push(Step {
                 shader: if few { crate::shader!("conv_few") } else { crate::shader!("conv") },
                 overrides: vec![("HAS_BIAS", flag(bias))],

@@ -164,7 +164,8 @@ impl Product {
         Ok(Step {
             shader: crate::shader!("matmul"),
             overrides: vec![("HAS_C", flag(c.is_some())), ("FOURS_A", fours_a), ("FOURS_B", fours_b)],
-            binds: vec![a, b, a, b, bound, Bind::Output(0)],
+            // nothing is added; an engine may bind what is
+            binds: vec![a, b, a, b, bound, a, Bind::Output(0)],
             params: Params::new()
                 .u("m", self.m)
                 .u("n", self.n)
