@@ -72,9 +72,15 @@ fn place_y(position: u32) -> u32 {
 
 var<private> g: u32;
 
-fn finish(sum: f32, position: u32, m: u32, place: u32) -> f32 {
-    var v = sum;
-    if HAS_BIAS == 1u { v += bias[g * params.m + m]; }
+fn of_row(position: u32) -> f32 { return 0.0; }
+
+fn of_column(m: u32) -> f32 {
+    if HAS_BIAS == 1u { return bias[g * params.m + m]; }
+    return 0.0;
+}
+
+fn finish(sum: f32, known: f32, position: u32, m: u32, place: u32) -> f32 {
+    var v = sum + known;
     if HAS_R == 1u { v += r[place]; }
     if RELU == 1u { v = select(v, 0.0, v < 0.0); }
     return v;

@@ -60,7 +60,9 @@ fn place_x(column: u32) -> u32 {
         + (tap - row * params.kernel[2]) * params.x_tap[2];
 }
 
-fn finish(sum: f32, tap: u32, m: u32, place: u32) -> f32 { return sum; }
+fn of_row(tap: u32) -> f32 { return 0.0; }
+fn of_column(m: u32) -> f32 { return 0.0; }
+fn finish(sum: f32, known: f32, tap: u32, m: u32, place: u32) -> f32 { return sum; }
 
 // The blocks of a workgroup: taps, channels, group, and part with set.
 fn place(index: u32) -> vec4<u32> {

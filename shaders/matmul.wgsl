@@ -28,6 +28,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 @group(0) @binding(7) var<storage, read> params: Params;
 
+// Whether c is added: 1 by element, 2 one number for each row, 3 for each column.
 override HAS_C: u32 = 0u;
 // Whether r is added.
 override HAS_R: u32 = 0u;
@@ -49,8 +50,18 @@ fn start(z: u32) -> vec2<u32> {
     return at;
 }
 
-fn finish(sum: f32, row: u32, column: u32, place: u32) -> f32 {
-    var v = params.alpha * sum;
+fn of_row(row: u32) -> f32 {
+    if HAS_C == 2u { return params.beta * c[row * params.c_strides[0]]; }
+    return 0.0;
+}
+
+fn of_column(column: u32) -> f32 {
+    if HAS_C == 3u { return params.beta * c[column * params.c_strides[1]]; }
+    return 0.0;
+}
+
+fn finish(sum: f32, known: f32, row: u32, column: u32, place: u32) -> f32 {
+    var v = params.alpha * sum + known;
     if HAS_C == 1u { v += params.beta * c[row * params.c_strides[0] + column * params.c_strides[1]]; }
     if HAS_R == 1u { v += r[place]; }
     if RELU == 1u { v = select(v, 0.0, v < 0.0); }

@@ -218,7 +218,8 @@ fn tiles(out: &mut String, text: &str) {
     line!(out, "}}\nworkgroupBarrier();\n}}");
 }
 
-/// Writes what lies inside; `finish` says what becomes of a sum. In the direct forms the sums move up row by row: written
+/// Writes what lies inside; `finish` says what becomes of a sum and of what `of_row` and `of_column` give for its row and its
+/// column, each asked once. In the direct forms the sums move up row by row: written
 /// out, the stores alone would take a CPU adapter a second to compile.
 fn store(out: &mut String, text: &str, form: Form) {
     let words: Vec<&str> = text.split(" | ").collect();
@@ -229,13 +230,16 @@ fn store(out: &mut String, text: &str, form: Form) {
     for c in 0..4 * quads {
         line!(out, "let column_{c} = column0 + {c}u * column_step;");
         line!(out, "let place_{c} = {base} + {};", of_column.replace("COLUMN", &format!("column_{c}")));
+        line!(out, "let of_column_{c} = of_column(min(column_{c}, {n} - 1u));");
     }
     let row = |out: &mut String, i: usize| {
         line!(out, "let place = {};", of_row.replace("ROW", "row"));
+        line!(out, "let of_row = of_row(row);");
         for c in 0..4 * quads {
             let sum = format!("{s}{i}_{}[{}]", c / 4, c % 4);
             let at = format!("place_{c} + place");
-            line!(out, "if column_{c} < {n} {{ y[{at}] = finish({sum}, row, column_{c}, {at}); }}");
+            let finished = format!("finish({sum}, of_row + of_column_{c}, row, column_{c}, {at})");
+            line!(out, "if column_{c} < {n} {{ y[{at}] = {finished}; }}");
         }
     };
     if form == Form::Tiled {

@@ -161,9 +161,15 @@ impl Product {
         let batches: usize = self.batch.iter().product();
         let (fours_a, fours_b) = self.fours();
         let (bound, strides) = c.unwrap_or((a, [0, 0]));
+        let has_c = match strides {
+            _ if c.is_none() => 0.0,
+            [_, 0] => 2.0,
+            [0, _] => 3.0,
+            _ => 1.0,
+        };
         Ok(Step {
             shader: crate::shader!("matmul"),
-            overrides: vec![("HAS_C", flag(c.is_some())), ("FOURS_A", fours_a), ("FOURS_B", fours_b)],
+            overrides: vec![("HAS_C", has_c), ("FOURS_A", fours_a), ("FOURS_B", fours_b)],
             // nothing is added; an engine may bind what is
             binds: vec![a, b, a, b, bound, a, Bind::Output(0)],
             params: Params::new()
