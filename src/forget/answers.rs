@@ -1,11 +1,13 @@
 //! What a classifier answers with given weights, and with its old head on a changed body.
 
+use super::last;
 use crate::autodiff::head::head_weights;
 use crate::classifier::{Classifier, Weights, batch_feeds};
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId, passes};
 use crate::inputs::Labelled;
+use crate::tensor::Array;
 use std::collections::HashMap;
 
 /// Logits of every sample under given weights.
@@ -62,6 +64,9 @@ pub struct Answerer {
     pub head: Vec<String>,
     classes: usize,
     batch: usize,
+    /// Whether the last output is what the last layer reads, samples first.
+    shows_features: bool,
+    features: Option<Array>,
     /// Samples that were run forward.
     pub passes: usize,
 }
@@ -73,9 +78,37 @@ impl Answerer {
     /// # Errors
     /// As [`Classifier::bind`] and [`Engine::prepare`].
     pub fn new(classifier: &Classifier, engine: &dyn Engine, batch: usize, old_head: bool) -> Result<Self> {
+        Self::prepare(classifier, engine, batch, old_head, false)
+    }
+
+    /// The same with the old head, and with what the last layer reads, where that is one value of few elements:
+    /// [`Answerer::features`] has it after each call.
+    ///
+    /// # Errors
+    /// As [`Answerer::new`].
+    pub(super) fn of_search(
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        batch: usize,
+        samples: usize,
+    ) -> Result<Self> {
+        let graph = classifier.bind(1)?.graph;
+        let each = last::features(&graph, classifier)?.map_or(0, |id| graph.value(id).ty.len());
+        let are_few = each > 0 && each.saturating_mul(samples) <= MOST_FEATURES;
+        Self::prepare(classifier, engine, batch, true, are_few)
+    }
+
+    fn prepare(
+        classifier: &Classifier,
+        engine: &dyn Engine,
+        batch: usize,
+        old_head: bool,
+        shows_features: bool,
+    ) -> Result<Self> {
         let bound = classifier.bind(batch)?;
         let mut graph = bound.graph;
         let head = classifier.head(&graph)?;
+        let features = if shows_features { last::features(&graph, classifier)? } else { None };
         let ids = head_weights(&graph, &head);
         let names: Vec<String> = ids.iter().map(|&id| graph.label(id)).collect();
         let logits = head.rows(&mut graph)?;
@@ -85,10 +118,27 @@ impl Answerer {
         if old_head && ids.len() < weight_ids.len() {
             outputs.push(second_head(&mut graph, logits, &ids, &mut head_ids)?);
         }
+        outputs.extend(features);
         graph.outputs = outputs;
         let batch = graph.batch;
         let session = engine.prepare(&graph)?;
-        Ok(Self { graph, session, weight_ids, head_ids, head: names, classes: head.classes, batch, passes: 0 })
+        Ok(Self {
+            graph,
+            session,
+            weight_ids,
+            head_ids,
+            head: names,
+            classes: head.classes,
+            batch,
+            shows_features: features.is_some(),
+            features: None,
+            passes: 0,
+        })
+    }
+
+    /// What the last layer read of the samples that were answered last, `[samples, …]`; `None` where it is not shown.
+    pub(super) fn features(&mut self) -> Option<Array> {
+        self.features.take()
     }
 
     /// The answers to all samples under `weights`; `old` gives the old head's.
@@ -112,6 +162,7 @@ impl Answerer {
         }
         let mut out =
             Answers { classes: self.classes, logits: Vec::new(), old_head: (!self.head_ids.is_empty()).then(Vec::new) };
+        let (mut features, mut shape) = (Vec::new(), Vec::new());
         for from in (0..data.len()).step_by(self.batch) {
             let to = (from + self.batch).min(data.len());
             let (inputs, _) = batch_feeds(&self.graph, data, from, to, self.batch)?;
@@ -128,12 +179,26 @@ impl Answerer {
             if let Some(old) = &mut out.old_head {
                 read(1, old)?;
             }
+            if let Some(shown) = results.last().filter(|_| self.shows_features) {
+                let shown = shown.to_array()?;
+                shape = shown.shape().to_vec();
+                let each = shown.len() / self.batch;
+                features.extend(shown.to_f64().into_iter().take(each * (to - from)));
+            }
             progress(to);
+        }
+        self.features = None;
+        if let (true, Some(samples)) = (self.shows_features, shape.first_mut()) {
+            *samples = data.len();
+            self.features = Some(Array::from_vec(&shape, features)?);
         }
         self.passes += data.len();
         Ok(out)
     }
 }
+
+/// Features of all samples have at most so many elements where they are shown.
+const MOST_FEATURES: usize = 1 << 24;
 
 /// Prefix of the inputs that hold the old head.
 const OLD: &str = "old head: ";

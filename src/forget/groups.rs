@@ -266,7 +266,7 @@ impl Apart {
         let samples = samples.map(|(_, c)| c).filter(|c| !c.is_empty());
         let calibration = samples.map(|c| Calibration::new(&data, &c, &own)).transpose()?;
         let shown = calibration.as_ref().map_or(data.len(), |c| c.shown.len());
-        let answerer = Answerer::new(classifier, engine, shown.min(256), true)?;
+        let answerer = Answerer::of_search(classifier, engine, shown.min(256), shown)?;
         let is_shared = shared.is_some();
         let f_f = match shared {
             Some(f_f) => f_f,

@@ -61,6 +61,12 @@ impl Cut {
     }
 }
 
+/// Weights, and what the last layer reads under them where that is known.
+pub(super) struct Body<'a> {
+    pub(super) weights: &'a Weights,
+    pub(super) features: Option<Array>,
+}
+
 /// What the model is shown.
 pub(super) struct Shown<'a> {
     /// The labelled inputs, then samples that are only listened to.
@@ -87,7 +93,7 @@ pub(super) struct Last<'a> {
 }
 
 impl<'a> Last<'a> {
-    /// `settled` are the answers under `weights`, and `original` the weights as they came, where their body is another.
+    /// `settled` are the answers under the weights of `now`, and `original` are those as they came, where their body is another.
     ///
     /// # Errors
     /// As [`Ascent::new`].
@@ -96,11 +102,16 @@ impl<'a> Last<'a> {
         engine: &'a dyn Engine,
         basis: &Basis,
         shown: &Shown<'_>,
-        (weights, original): (&Weights, Option<&Weights>),
+        now: &Body<'_>,
+        original: Option<&Body<'_>>,
         settled: &Answers,
     ) -> Result<Self> {
-        let features = cut.features(engine, weights, shown.all)?;
-        let unmoved = original.map(|w| cut.features(engine, w, shown.all)).transpose()?;
+        let features = |of: &Body<'_>| match &of.features {
+            Some(known) => Labelled::new(known.to_float(cut.head.float()), shown.all.y.clone()),
+            None => cut.features(engine, of.weights, shown.all),
+        };
+        let unmoved = original.map(features).transpose()?;
+        let features = features(now)?;
         let inputs = unmoved.as_ref().unwrap_or(&features).batch(0..shown.inputs)?;
         let ascent = Ascent::new(&cut.head, engine, basis, Part::Head, &inputs, shown.aim, Vec::new())?;
         let answerer = Answerer::new(&cut.head, engine, features.len().min(256), false)?;
@@ -126,7 +137,7 @@ impl<'a> Last<'a> {
 }
 
 /// The one value that enters the last layer, if it has the samples on its first axis and is computed by a node.
-fn features(g: &Graph, classifier: &Classifier) -> Result<Option<ValueId>> {
+pub(super) fn features(g: &Graph, classifier: &Classifier) -> Result<Option<ValueId>> {
     let head = classifier.head(g)?;
     let weights = head_weights(g, &head);
     let depends = passes::reached_from(g, &weights);

@@ -293,7 +293,7 @@ fn jointly(case: &Case<'_>, data: &Labelled, aim: &Aim, progress: &mut dyn FnMut
         progress(Stage::Fisher(n, total));
     })?;
     let shown = calibration.as_ref().map_or(data.len(), |c| c.shown.len());
-    let answerer = Answerer::new(classifier, engine, shown.min(256), true)?;
+    let answerer = Answerer::of_search(classifier, engine, shown.min(256), shown)?;
     let basis = scope::narrow(fishers.first(), request.scope, &answerer.head, &request.protect)?;
     let mut trials =
         Trials::new(classifier, engine, answerer, old, basis, data, aim).guided(guide).calibrated(calibration);

@@ -5,7 +5,7 @@ use super::answers::{Answerer, Answers};
 use super::ascent::{Ascent, Part};
 use super::calibration::Calibration;
 use super::guard::{Canaries, Noise, guards};
-use super::last::{Cut, Last, Shown};
+use super::last::{Body, Cut, Last, Shown};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
 use super::search::Candidate;
@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
 use crate::inputs::bounds::Bounds;
+use crate::tensor::Array;
 use std::rc::Rc;
 
 /// Which of the labelled inputs tell how the retained classes fare, as data would.
@@ -50,6 +51,8 @@ pub struct Trials<'a> {
     stepped: usize,
     before: Option<Answers>,
     calibration: Option<Rc<Calibration>>,
+    /// What the last layer reads under the old weights, those that were answered last, and those that a walk has kept.
+    features: [Option<Array>; 3],
     /// The last layer above the body that has settled, where it can be had on its own.
     last: Option<Last<'a>>,
     /// Where the last search of an ascent ended, so that its steps need not be taken again.
@@ -82,6 +85,7 @@ impl<'a> Trials<'a> {
             stepped: 0,
             before: None,
             calibration: None,
+            features: [None, None, None],
             last: None,
             walked: None,
         }
@@ -169,12 +173,21 @@ impl<'a> Trials<'a> {
         let cut = if is_open { Cut::of(self.classifier, self.engine, shown.len().min(256))? } else { None };
         if let Some(cut) = cut {
             let has_moved = steps > 0 || !std::ptr::eq(self.old, self.original);
-            let original = has_moved.then_some(self.original);
-            self.answerer.passes += (1 + usize::from(has_moved)) * shown.len();
+            let [before, _, kept] = &self.features;
+            let of_old = if std::ptr::eq(self.old, self.original) { before.clone() } else { None };
+            let now = Body { weights, features: if steps > 0 { kept.clone() } else { before.clone() } };
+            let original = has_moved.then_some(Body { weights: self.original, features: of_old });
+            let anew = [Some(&now), original.as_ref()].into_iter().flatten().filter(|b| b.features.is_none()).count();
+            self.answerer.passes += anew * shown.len();
             let inputs = Shown { all: shown, inputs: self.data.len(), aim: self.aim };
-            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, (weights, original), answers)?);
+            self.last = Some(Last::new(&cut, self.engine, &self.basis, &inputs, &now, original.as_ref(), answers)?);
         }
         Ok(())
+    }
+
+    /// Says that a walk goes on from the weights that were answered last.
+    pub(super) fn go_on(&mut self) {
+        self.features[2] = self.features[1].take();
     }
 
     /// True when there are weights before the last layer, whether or not they may change.
@@ -189,7 +202,11 @@ impl<'a> Trials<'a> {
     pub(super) fn after(&mut self, part: Part, weights: &Weights) -> Result<Answers> {
         match (part, &mut self.last) {
             (Part::Head, Some(last)) => last.answers(weights),
-            _ => self.answers(weights),
+            _ => {
+                let answers = self.answers(weights)?;
+                self.features[1] = self.answerer.features();
+                Ok(answers)
+            }
         }
     }
 
@@ -269,6 +286,7 @@ impl<'a> Trials<'a> {
     pub fn before(&mut self) -> Result<Answers> {
         if self.before.is_none() {
             self.before = Some(self.answers(self.old)?);
+            self.features[0] = self.answerer.features();
         }
         self.before.clone().ok_or_else(|| Error::internal("no answers before"))
     }

@@ -172,6 +172,9 @@ impl Walk<'_> {
                 break;
             }
             *place = next;
+            if self.part == Part::Body {
+                trials.go_on();
+            }
         }
         Ok(())
     }
