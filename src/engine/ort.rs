@@ -13,6 +13,7 @@ use ort::ep::{CPU, ExecutionProvider};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session as Runtime, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorRef};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -209,7 +210,8 @@ impl Session for OrtSession {
             .collect::<Result<Vec<_>>>()?;
         let made = self.runtime.run(&values[..]).map_err(failed("fails"))?;
         // each is freed as soon as it is copied
-        made.into_iter().zip(&self.outputs).map(|((_, v), ty)| array(&v, ty).map(Tensor::Host)).collect()
+        let made: Vec<DynValue> = made.into_iter().map(|(_, v)| v).collect();
+        made.into_par_iter().zip(&self.outputs).map(|(v, ty)| array(&v, ty).map(Tensor::Host)).collect()
     }
 }
 
