@@ -92,6 +92,9 @@ fn flat(shape: &[usize], wanted: &[Range<usize>]) -> Option<Range<usize>> {
 /// Every piece by itself, then what falls together.
 fn reduced(s: &mut Splitter<'_>, node: &Node, x: &Held, out: &TensorType) -> Result<Option<Held>> {
     let rank = x.shape().len();
+    if s.from.view_of(node).int("noop_with_empty_axes", 0)? != 0 {
+        return Ok(None);
+    }
     let axes: Vec<usize> = match node.inputs.get(1).copied().flatten() {
         None => (0..rank).collect(),
         Some(id) => match s.from.constant_of(id) {
