@@ -6,6 +6,7 @@
 
 use super::Aim;
 use super::answers::Answers;
+use crate::classifier::Classifier;
 use crate::error::Result;
 use crate::inputs::bounds::Bounds;
 use crate::inputs::{Labelled, generator};
@@ -130,14 +131,24 @@ pub(super) struct Noise {
 }
 
 impl Noise {
+    /// Over the range of each element, where the model tells it, else over that of these inputs.
+    pub(super) fn over(classifier: &Classifier, inputs: &Labelled, seed: u64) -> Self {
+        Self { bounds: classifier.bounds().cloned().unwrap_or_else(|| Bounds::even(inputs.range())), seed }
+    }
+
+    /// Numbers for the elements of samples, one after the other.
+    pub(super) fn numbers(&self, purpose: &[u8]) -> impl FnMut(usize) -> f64 {
+        let mut rng = generator(self.seed, purpose);
+        move |i| {
+            let (lo, hi) = self.bounds.at(i);
+            lo + (hi - lo) * f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24)
+        }
+    }
+
     /// These inputs, half of each replaced by noise.
     fn mixed_into(&self, inputs: &Labelled, purpose: &[u8]) -> Result<Labelled> {
-        let mut rng = generator(self.seed, purpose);
-        let mut uniform = || f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24);
-        let mix = |(i, v): (usize, f64)| {
-            let (lo, hi) = self.bounds.at(i);
-            (1.0 - NOISE) * v + NOISE * (lo + (hi - lo) * uniform())
-        };
+        let mut noise = self.numbers(purpose);
+        let mix = |(i, v): (usize, f64)| (1.0 - NOISE) * v + NOISE * noise(i);
         let mixed: Vec<f64> = inputs.x.to_f64().into_iter().enumerate().map(mix).collect();
         let x = Array::from_vec(inputs.x.shape(), mixed)?.to_float(inputs.x.dtype());
         Ok(Labelled { x, y: inputs.y.clone(), extra: inputs.extra.clone() })

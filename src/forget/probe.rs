@@ -3,12 +3,11 @@
 
 use super::Aim;
 use super::answers::{Answerer, Answers};
+use super::guard::Noise;
 use crate::classifier::{Classifier, Weights};
 use crate::error::Result;
-use crate::inputs::bounds::Bounds;
-use crate::inputs::{Labelled, generator};
+use crate::inputs::Labelled;
 use crate::tensor::Array;
-use rand::Rng;
 
 /// With more features than this nearly all random inputs are unlike any data.
 const MOST_FEATURES: usize = 64;
@@ -79,13 +78,9 @@ pub(super) fn doubts(
     if features > MOST_FEATURES || !data.x.dtype().is_float() || !data.extra.is_empty() {
         return Ok(Vec::new());
     }
-    let bounds = classifier.bounds().cloned().unwrap_or_else(|| Bounds::even(data.range()));
-    let mut rng = generator(seed, b"probes");
-    let mut uniform = |i: usize| {
-        let (lo, hi) = bounds.at(i);
-        lo + (hi - lo) * f64::from(rng.next_u32() >> 8) / f64::from(1u32 << 24)
-    };
-    let x: Vec<f64> = (0..COUNT * features).map(|i| uniform(i % features)).collect();
+    let noise = Noise::over(classifier, data, seed);
+    let mut number = noise.numbers(b"probes");
+    let x: Vec<f64> = (0..COUNT * features).map(|i| number(i % features)).collect();
     let shape = [&[COUNT], &data.x.shape()[1..]].concat();
     let x = Array::from_vec(&shape, x)?.to_float(data.x.dtype());
     let probes = Labelled::new(x, vec![0; COUNT])?;

@@ -13,7 +13,6 @@ use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
-use crate::inputs::bounds::Bounds;
 use crate::tensor::Array;
 use std::rc::Rc;
 
@@ -123,10 +122,8 @@ impl<'a> Trials<'a> {
         Ok(Some(Canaries::new(inputs, &before, self.aim)))
     }
 
-    /// Noise over the range of each element, where the model tells it, else over that of the inputs.
     fn noise(&self) -> Noise {
-        let bounds = self.classifier.bounds().cloned().unwrap_or_else(|| Bounds::even(self.data.range()));
-        Noise { bounds, seed: self.guide.seed }
+        Noise::over(self.classifier, self.data, self.guide.seed)
     }
 
     /// What is left of the canaries' answers.
