@@ -25,27 +25,7 @@ override BROADCAST: u32 = 0u;
 // Whether a Relu follows, which then has nothing left to do.
 override RELU: u32 = 0u;
 
-// a negative base is right for whole exponents only, as in ONNX
-fn power(p: f32, q: f32) -> f32 {
-    if q == floor(q) && abs(q) <= 32.0 {
-        // products are exact where pow is not
-        let r = product(p, u32(abs(q)));
-        return select(r, 1.0 / r, q < 0.0);
-    }
-    let r = pow(abs(p), q);
-    if p < 0.0 && floor(q) == q && fract(q * 0.5) != 0.0 { return -r; }
-    return r;
-}
-
-fn product(p: f32, q: u32) -> f32 {
-    var r = 1.0;
-    var square = p;
-    for (var rest = q; rest > 0u; rest >>= 1u) {
-        if (rest & 1u) == 1u { r *= square; }
-        square *= square;
-    }
-    return r;
-}
+//: include operations
 
 fn power_int(p: i32, q: i32) -> i32 {
     if q < 0 { return 0; }
@@ -56,15 +36,6 @@ fn power_int(p: i32, q: i32) -> i32 {
         square *= square;
     }
     return r;
-}
-
-// p − q · k with the whole number k that p / q is cut to; the quotient's rounding is made up for
-fn remainder(p: f32, q: f32) -> f32 {
-    let size = abs(q);
-    var r = abs(p) - size * trunc(abs(p) / size);
-    if r < 0.0 { r += size; }
-    if r >= size { r -= size; }
-    return select(r, -r, p < 0.0);
 }
 
 fn remainder_int(p: i32, q: i32) -> i32 {
@@ -102,12 +73,12 @@ fn right(p: u32, q: u32) -> i32 {
 
 fn float(p: f32, q: f32) -> u32 {
     switch OP {
-        case 0u: { return bitcast<u32>(p + q); }
-        case 1u: { return bitcast<u32>(p - q); }
-        case 2u: { return bitcast<u32>(p * q); }
-        case 3u: { return bitcast<u32>(p / q); }
-        case 4u: { return bitcast<u32>(power(p, q)); }
-        case 6u: { return bitcast<u32>(remainder(p, q)); }
+        case 0u: { return bitcast<u32>(operation_0(p, q)); }
+        case 1u: { return bitcast<u32>(operation_1(p, q)); }
+        case 2u: { return bitcast<u32>(operation_2(p, q)); }
+        case 3u: { return bitcast<u32>(operation_3(p, q)); }
+        case 4u: { return bitcast<u32>(operation_4(p, q)); }
+        case 6u: { return bitcast<u32>(operation_6(p, q)); }
         case 10u: { return u32(p > q); }
         case 11u: { return u32(p < q); }
         case 12u: { return u32(p >= q); }

@@ -6,6 +6,7 @@ mod common;
 use common::{build, with_gradients};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, ArraySize, Module, Scalar, StorageAccess, TypeInner};
+use onnx_unlearn::engine::bundle;
 use onnx_unlearn::graph::Graph;
 use onnx_unlearn::ops::{self, Bind, Form, Gradient, Kernel, Step};
 use onnx_unlearn::tensor::DType;
@@ -192,7 +193,9 @@ fn check_graph(shaders: &mut Shaders, graph: &Graph) -> Check {
             shaders.check(step).map_err(place)?;
         }
     }
-    Ok(())
+    // what engines run has some nodes joined
+    let joined = bundle::steps(graph).map_err(|e| e.to_string())?;
+    joined.iter().try_for_each(|step| shaders.check(step).map_err(|e| format!("joined, {}: {e}", step.shader.name)))
 }
 
 #[test]

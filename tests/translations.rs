@@ -9,6 +9,7 @@ use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::BoundsCheckPolicies;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ResourceBinding, ShaderStage};
+use onnx_unlearn::engine::bundle;
 use onnx_unlearn::ops::{self, Form, Gradient, Kernel, Step};
 use onnx_unlearn::tensor::DType;
 use std::collections::BTreeMap;
@@ -31,20 +32,24 @@ fn variants() -> BTreeMap<Key, Step> {
                 graphs.push(with_gradients(forward, &case, DType::F32).unwrap().graph);
             }
             for graph in graphs {
-                for node in graph.nodes() {
-                    let Ok(Kernel::Steps { steps, .. }) = node.op.kernel(&graph.view_of(node)) else { continue };
-                    for step in steps {
-                        let overrides: Vec<_> = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
-                        for form in Form::ALL {
-                            let key = (step.shader.name, step.shader.text(form), overrides.clone());
-                            all.entry(key).or_insert_with(|| step.clone());
-                            // engines join a Relu to what makes its operand
-                            if step.shader.source.contains("override RELU") {
-                                let mut step = step.clone();
-                                step.overrides.push(("RELU", 1.0));
-                                let bits = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
-                                all.entry((step.shader.name, step.shader.text(form), bits)).or_insert(step);
-                            }
+                let of_node = |n: usize| match graph.nodes()[n].op.kernel(&graph.view_of(&graph.nodes()[n])) {
+                    Ok(Kernel::Steps { steps, .. }) => steps,
+                    _ => Vec::new(),
+                };
+                // node by node, and as engines join them
+                let alone = (0..graph.nodes().len()).flat_map(of_node);
+                for step in alone.chain(bundle::steps(&graph).unwrap_or_default()) {
+                    let overrides: Vec<_> = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
+                    for form in Form::ALL {
+                        let key = (step.shader.name, step.shader.text(form), overrides.clone());
+                        all.entry(key).or_insert_with(|| step.clone());
+                        // engines join a Relu to what makes its operand
+                        if step.shader.source.contains("override RELU") && step.overrides.iter().all(|o| o.0 != "RELU")
+                        {
+                            let mut step = step.clone();
+                            step.overrides.push(("RELU", 1.0));
+                            let bits = step.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
+                            all.entry((step.shader.name, step.shader.text(form), bits)).or_insert(step);
                         }
                     }
                 }

@@ -147,6 +147,14 @@ pub struct Bundle {
     pipeline_of: HashMap<PipelineKey, usize>,
 }
 
+/// The dispatches of a graph in their order, as any adapter with WebGPU's default limits runs them.
+///
+/// # Errors
+/// As [`Bundle::add`].
+pub fn steps(graph: &Graph) -> Result<Vec<Step>> {
+    Ok(Program::new(graph, &WEBGPU)?.dispatches.into_iter().map(|d| d.step).collect())
+}
+
 impl Default for Bundle {
     fn default() -> Self {
         Self::new(Form::Tiled)

@@ -49,7 +49,7 @@ fn above_zero(g: &Graph, condition: ValueId) -> Option<ValueId> {
 }
 
 /// How many nodes read each value; an output of the graph is read once more.
-fn readers(g: &Graph) -> Vec<usize> {
+pub(super) fn readers(g: &Graph) -> Vec<usize> {
     let mut readers = vec![0usize; g.values().len()];
     for id in g.nodes().iter().flat_map(|n| n.inputs.iter().flatten()).chain(&g.outputs) {
         readers[id.index()] += 1;
@@ -58,7 +58,7 @@ fn readers(g: &Graph) -> Vec<usize> {
 }
 
 /// The node that computes a value which nobody but its reader reads, through views of it.
-fn maker(g: &Graph, kernels: &[Kernel], readers: &[usize], mut x: ValueId) -> Option<usize> {
+pub(super) fn maker(g: &Graph, kernels: &[Kernel], readers: &[usize], mut x: ValueId) -> Option<usize> {
     loop {
         let Source::Node { node, .. } = g.value(x).source else { return None };
         if readers[x.index()] != 1 {

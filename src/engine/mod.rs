@@ -1,6 +1,7 @@
 //! Engines run graphs. They know values and nodes, and neither classes nor strengths.
 
 pub mod bundle;
+mod chains;
 pub mod choose;
 pub mod cpu;
 pub mod fit;

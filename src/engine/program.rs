@@ -2,7 +2,7 @@
 //! [`wgpu`](super::wgpu) engine runs it, and a [`Bundle`](super::bundle::Bundle) writes it out.
 
 use super::plan::{self, Job, Slots};
-use super::{fuse, words};
+use super::{chains, fuse, words};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Source, ValueId, passes};
 use crate::ops::{Bind, Kernel, Step};
@@ -166,6 +166,7 @@ impl Program {
             .collect::<Result<Vec<Kernel>>>()?;
         fuse::sums(&mut graph, &mut kernels);
         fuse::relus(&graph, &mut kernels);
+        chains::join(&mut graph, &mut kernels);
         let view: Vec<bool> = kernels.iter().map(|k| matches!(k, Kernel::Alias)).collect();
         let root = plan::roots(&graph, &view);
         let jobs = jobs(limits, &graph, &kernels, &root)?;

@@ -3,7 +3,7 @@
 //! A product of matrices, a convolution and their gradients are all sums `y[row, column] = Σ_k a[row, k] · b[k, column]` and
 //! differ in where elements lie. A shader file says where; the lines `//: …` in it stand for what is the same in all
 //! of them and much too long to be written by hand. Lines after `//# direct` or `//# tiled` belong to that form alone,
-//! lines before them and after `//# all` to both.
+//! lines before them and after `//# all` to both. `//: include functions` stands for `shaders/parts/functions.wgsl`.
 //!
 //! In the direct form a workgroup of 8 by 8 invocations makes [`TILE`], each invocation 16 rows of 8 columns, straight from
 //! memory. In the tiled form 16 by 16 invocations share parts of both operands in workgroup memory; each makes 8 rows of
@@ -44,11 +44,17 @@ const PITCH: [usize; 2] = [TILE[0] + 4, TILE[1] + 4];
 /// Invocations of a workgroup in the tiled form.
 const INVOCATIONS: usize = 256;
 
+/// What several shaders include, by name.
+pub(super) const FUNCTIONS: [(&str, &str); 2] = [
+    ("functions", include_str!("../../shaders/parts/functions.wgsl")),
+    ("operations", include_str!("../../shaders/parts/operations.wgsl")),
+];
+
 /// The text of a shader in this form; the same text for the same source.
 pub(super) fn composed(source: &'static str, form: Form) -> &'static str {
     type Known = Mutex<HashMap<(&'static str, Form), &'static str>>;
     static KNOWN: LazyLock<Known> = LazyLock::new(Known::default);
-    if !source.contains("//# direct") {
+    if !source.contains("//# direct") && !source.contains("//: include") {
         return source;
     }
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,6 +88,8 @@ fn expand(out: &mut String, command: &str, form: Form) {
     let (rows, quads) = form.extents();
     let sums = || (0..rows).flat_map(|i| (0..quads).map(move |j| format!("{i}_{j}")));
     match verb {
+        // another file
+        "include" => out.extend(FUNCTIONS.iter().filter(|(name, _)| *name == rest).map(|(_, source)| *source)),
         // the sums begin at 0
         "zero" => sums().for_each(|ij| line!(out, "var {rest}{ij} = vec4<f32>();")),
         "clear" => sums().for_each(|ij| line!(out, "{rest}{ij} = vec4<f32>();")),

@@ -99,6 +99,10 @@ impl Params {
         self.0.push(Param { name, words });
         self
     }
+    /// The only word of a member.
+    pub(crate) fn word(&self, name: &str) -> Option<u32> {
+        self.0.iter().find(|p| p.name == name).and_then(|p| p.words.first().copied())
+    }
     /// Name and number of words of every member, in order.
     pub fn members(&self) -> impl Iterator<Item = (&'static str, usize)> {
         self.0.iter().map(|p| (p.name, p.words.len()))
@@ -122,6 +126,13 @@ pub struct Step {
     pub params: Params,
     /// Workgroups in x, y and z.
     pub grid: [u32; 3],
+}
+
+impl Step {
+    /// The value of one of its overrides.
+    pub(crate) fn overridden(&self, name: &str) -> Option<f64> {
+        self.overrides.iter().find(|(n, _)| *n == name).map(|(_, v)| *v)
+    }
 }
 
 /// What the GPU does for a node.

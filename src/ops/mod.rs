@@ -3,6 +3,7 @@
 
 mod block;
 mod cases;
+pub(crate) mod chain;
 mod composite;
 mod copy;
 mod correlate;
