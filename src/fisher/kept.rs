@@ -51,17 +51,21 @@ impl Sum<'_> {
     /// Sum of the elements, and one that no sum of squares can be.
     fn total(self) -> (f64, Option<f64>) {
         fn go<T: Copy>(v: &[T], number: impl Fn(T) -> f64) -> (f64, Option<f64>) {
-            let mut lanes = [0.0; LANES];
+            let (mut lanes, mut least) = ([0.0; LANES], [0.0_f64; LANES]);
+            let mut add = |part: &[T]| {
+                for ((lane, least), x) in lanes.iter_mut().zip(&mut least).zip(part) {
+                    // a NaN and an infinity spoil the total, which is looked at once; a negative number has to be met
+                    let x = number(*x);
+                    *lane += x;
+                    *least = if x < *least { x } else { *least };
+                }
+            };
             let (whole, rest) = v.as_chunks::<LANES>();
-            for eight in whole {
-                // a NaN and an infinity spoil the total, which is looked at once; a negative number has to be met
-                lanes.iter_mut().zip(eight).for_each(|(lane, x)| *lane += number(*x));
-            }
-            rest.iter().zip(&mut lanes).for_each(|(x, lane)| *lane += number(*x));
+            whole.iter().for_each(|eight| add(eight));
+            add(rest);
             let total: f64 = lanes.iter().sum();
             let wrong = |x: f64| !x.is_finite() || x < 0.0;
-            let least = v.iter().fold(0.0, |m: f64, x| m.min(number(*x)));
-            let is_wrong = wrong(total) || least < 0.0;
+            let is_wrong = wrong(total) || least.iter().any(|x| *x < 0.0);
             let found = if is_wrong { v.iter().map(|x| number(*x)).find(|x| wrong(*x)) } else { None };
             (total, found)
         }

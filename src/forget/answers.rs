@@ -8,7 +8,11 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId, passes};
 use crate::inputs::Labelled;
 use crate::tensor::Array;
+use rayon::prelude::*;
 use std::collections::HashMap;
+
+/// Samples whose probabilities a thread takes at once.
+const ROWS: usize = 64;
 
 /// Logits of every sample under given weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,12 +36,14 @@ impl Answers {
     }
     /// `log softmax` of each row.
     pub fn log_probabilities(logits: &[f64], classes: usize) -> Vec<f64> {
-        let mut out = Vec::with_capacity(logits.len());
-        for row in logits.chunks(classes) {
-            let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let log_sum = row.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
-            out.extend(row.iter().map(|z| z - top - log_sum));
-        }
+        let mut out = logits.to_vec();
+        out.par_chunks_mut(classes.max(1) * ROWS).for_each(|rows| {
+            for row in rows.chunks_mut(classes.max(1)) {
+                let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let log_sum = row.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
+                row.iter_mut().for_each(|z| *z = *z - top - log_sum);
+            }
+        });
         out
     }
     /// The answers to the first `n` samples.

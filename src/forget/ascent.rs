@@ -7,11 +7,12 @@
 //! have the greater part of the Fisher. `s` is such that `m` falls by a given amount to first order.
 //!
 //! With guards the direction is `P ∘ (∂m/∂w − Σ_k λ_k G_k)`, where `G_k` is the gradient of the mean log-odds of the retained
-//! class `k`: to first order no retained class changes, as far as `RIDGE` allows (the projection of Lopez-Paz and Ranzato,
+//! class `k`: to first order no retained class changes (`super::projection`; the projection of Lopez-Paz and Ranzato,
 //! *Gradient episodic memory for continual learning*, 2017, as an equality and in the metric of `P`).
 
 use super::Aim;
 use super::guard::Guard;
+use super::projection::Projection;
 use super::rewrite::Basis;
 use crate::autodiff::gradient::free_name;
 use crate::autodiff::head::head_weights;
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::fisher::added;
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::inputs::Labelled;
-use crate::ops::{Pen, reshape};
+use crate::ops::Pen;
 use crate::tensor::{Array, DType, TensorType};
 
 /// How much lower the log-odds of the forget inputs are after a step, to first order.
@@ -33,12 +34,6 @@ const STEP_GUARDED: f64 = 3.0;
 
 /// Forget inputs of each class to forget that a guarded step is made from.
 const INPUTS_GUARDED: usize = 8;
-
-/// Part of a guard's own size by which the projection falls short.
-const RIDGE: f64 = 0.1;
-
-/// Of a direction's fall at least this part has to be left by the projection, so that a step has a bound.
-const LEAST_LEFT: f64 = 0.02;
 
 /// Part of the mean of an initializer's `f_R` that every one of its weights counts with at least.
 const EPSILON: f64 = 0.1;
@@ -73,18 +68,14 @@ impl Part {
 
 /// Prepared steps for one choice of classes and weights.
 pub struct Ascent<'a> {
-    engine: &'a dyn Engine,
-    graph: Graph,
-    slopes: Box<dyn Session>,
-    products: Box<dyn Session>,
-    combine: Box<dyn Session>,
-    weight_ids: Vec<ValueId>,
+    /// Of the forget inputs.
+    slopes: Slopes<'a>,
+    /// The same for the guards, where these are another number.
+    of_guards: Option<Slopes<'a>>,
     names: Vec<String>,
-    types: Vec<TensorType>,
-    scales: Vec<Tensor>,
+    projection: Projection,
     forget: Toward,
     guards: Vec<Toward>,
-    float: DType,
     by: f64,
 }
 
@@ -119,69 +110,18 @@ impl<'a> Ascent<'a> {
     ) -> Result<Self> {
         let most = if guards.is_empty() { MOST_INPUTS } else { INPUTS_GUARDED * aim.classes().len().max(1) };
         let forget = forget_inputs(data, aim, classifier.classes(), most.min(MOST_INPUTS))?;
-        let together = guards.iter().map(|g| g.inputs.len()).max().unwrap_or(forget.inputs.len());
-        let bound = classifier.bind(together.min(MAX_BATCH))?;
-        let mut g = bound.graph;
-        let head = classifier.head(&g)?;
-        let last: Vec<String> = head_weights(&g, &head).into_iter().map(|id| g.label(id)).collect();
-        let logits = head.rows(&mut g)?;
-        let weight_ids = g.feed_weights();
-        let float = g.dtype(logits);
-        let seed = odds_slope(&mut g, logits, head.classes)?;
-        let at = |name: &String| bound.weights.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
-        let chosen: Vec<usize> = (0..basis.names.len()).filter(|&i| part.holds(&basis.names[i], &last)).collect();
-        let ids = chosen
-            .iter()
-            .map(|&i| {
-                let name = &basis.names[i];
-                at(name).ok_or_else(|| Error::internal(format!("weight '{name}' is not in the graph")))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let found = backward(&mut g, &[(logits, seed)], &ids, Samples::Summed)?;
-        g.set_scope("accumulate");
-        let (mut names, mut types, mut outputs, mut f_f, mut f_r) = (vec![], vec![], vec![], vec![], vec![]);
-        for (&i, d) in chosen.iter().zip(found) {
-            let Some(d) = d else { continue };
-            let ty = g.value(d).ty.clone();
-            outputs.push(if engine.on_device() {
-                let sum = g.input(format!("accumulated.{}", names.len()), ty.clone(), Batch::None);
-                g.push("Add", &[sum, d], Attrs::new())?
-            } else {
-                d
-            });
-            names.push(basis.names[i].clone());
-            types.push(ty);
-            f_f.push(basis.f_f[i].clone());
-            f_r.push(basis.f_r[i].clone());
-        }
-        if names.is_empty() {
-            return Err(Error::invalid("the answer depends on none of the weights that may change"));
-        }
-        g.outputs = outputs;
-        crate::graph::passes::prune(&mut g);
-        let slopes = engine.prepare(&g)?;
+        let of_forget = Slopes::new(classifier, engine, basis, part, forget.inputs.len())?;
+        let guarded = guards.iter().map(|g| g.inputs.len()).max().filter(|n| *n != forget.inputs.len());
+        let of_guards = guarded.map(|n| Slopes::new(classifier, engine, basis, part, n)).transpose()?;
+        let (f_f, f_r) = of_forget.chosen.iter().map(|&i| (basis.f_f[i].clone(), basis.f_r[i].clone())).unzip();
         let own = if part == Part::Head { aim.classes() } else { &[] };
-        let scales = scales(engine, &types, f_f, f_r, &Rows { classes: head.classes, own })?;
+        let classes = of_forget.classes;
+        let scales = scales(engine, &of_forget.types, f_f, f_r, &Rows { classes, own })?;
         let by = if guards.is_empty() { STEP } else { STEP_GUARDED };
-        let guards: Vec<Toward> = guards.into_iter().map(|g| Toward::own(g.inputs, head.classes)).collect();
-        let products = engine.prepare(&products(&types, 1 + guards.len())?)?;
-        let combine = engine.prepare(&combination(&types, 1 + guards.len(), float)?)?;
-        let graph = g;
-        Ok(Self {
-            engine,
-            graph,
-            slopes,
-            products,
-            combine,
-            weight_ids,
-            names,
-            types,
-            scales,
-            forget,
-            guards,
-            float,
-            by,
-        })
+        let guards: Vec<Toward> = guards.into_iter().map(|g| Toward::own(g.inputs, classes)).collect();
+        let projection = Projection::new(engine, &of_forget.types, scales, 1 + guards.len(), of_forget.float)?;
+        let names = of_forget.chosen.iter().map(|&i| basis.names[i].clone()).collect();
+        Ok(Self { slopes: of_forget, of_guards, names, projection, forget, guards, by })
     }
 
     /// Samples that a step runs forward and back.
@@ -194,25 +134,17 @@ impl<'a> Ascent<'a> {
     /// # Errors
     /// When the engine fails.
     pub fn step(&mut self, weights: &Weights) -> Result<Weights> {
-        let rows = 1 + self.guards.len();
-        let mut slopes = Vec::with_capacity(rows);
-        for i in 0..rows {
-            slopes.push(self.slopes(weights, i)?);
+        let mut slopes = vec![self.slopes.of(weights, &self.forget)?];
+        let of_guards = self.of_guards.as_mut().unwrap_or(&mut self.slopes);
+        for guard in &self.guards {
+            slopes.push(of_guards.of(weights, guard)?);
         }
-        // of every weight: P, then its slopes
-        let stacks: Vec<Vec<Tensor>> = (0..self.names.len())
-            .map(|k| std::iter::once(&self.scales[k]).chain(slopes.iter().map(|s| &s[k])).cloned().collect())
-            .collect();
-        let products = self.products.run(&stacks.concat())?;
-        let products = products.first().ok_or_else(|| Error::internal("no product of slopes"))?.to_array()?.to_f64();
-        let parts: Vec<f64> = parts(&products, rows).into_iter().map(|c| c * self.by).collect();
-        let mut feeds = vec![Tensor::Host(Array::from_vec(&[1, rows], parts)?.to_float(self.float))];
-        for (name, stack) in self.names.iter().zip(stacks) {
+        let now = |name: &String| {
             let w = weights.get(name).cloned();
-            feeds.push(w.ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?);
-            feeds.extend(stack);
-        }
-        let moved = self.combine.run(&feeds)?;
+            w.ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))
+        };
+        let now = self.names.iter().map(now).collect::<Result<_>>()?;
+        let moved = self.projection.step(now, &slopes, self.by)?;
         let mut all = weights.clone();
         for (name, t) in self.names.iter().zip(moved) {
             if let Some(i) = all.names.iter().position(|n| n == name) {
@@ -221,11 +153,68 @@ impl<'a> Ascent<'a> {
         }
         Ok(all)
     }
+}
 
-    /// `∂m/∂w` of every weight that moves, for the forget inputs (0) or a guard (from 1 on).
-    fn slopes(&mut self, weights: &Weights, which: usize) -> Result<Vec<Tensor>> {
+/// Prepared slopes of log-odds, for some samples at once.
+struct Slopes<'a> {
+    engine: &'a dyn Engine,
+    graph: Graph,
+    session: Box<dyn Session>,
+    weight_ids: Vec<ValueId>,
+    /// The weights that move: their places in the basis, and their types.
+    chosen: Vec<usize>,
+    types: Vec<TensorType>,
+    classes: usize,
+    float: DType,
+}
+
+impl<'a> Slopes<'a> {
+    fn new(classifier: &Classifier, engine: &'a dyn Engine, basis: &Basis, part: Part, samples: usize) -> Result<Self> {
+        let bound = classifier.bind(samples.min(MAX_BATCH))?;
+        let mut g = bound.graph;
+        let head = classifier.head(&g)?;
+        let last: Vec<String> = head_weights(&g, &head).into_iter().map(|id| g.label(id)).collect();
+        let logits = head.rows(&mut g)?;
+        let weight_ids = g.feed_weights();
+        let float = g.dtype(logits);
+        let seed = odds_slope(&mut g, logits, head.classes)?;
+        let at = |name: &String| bound.weights.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
+        let of_part: Vec<usize> = (0..basis.names.len()).filter(|&i| part.holds(&basis.names[i], &last)).collect();
+        let ids = of_part
+            .iter()
+            .map(|&i| {
+                let name = &basis.names[i];
+                at(name).ok_or_else(|| Error::internal(format!("weight '{name}' is not in the graph")))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let found = backward(&mut g, &[(logits, seed)], &ids, Samples::Summed)?;
+        g.set_scope("accumulate");
+        let (mut chosen, mut types, mut outputs) = (vec![], vec![], vec![]);
+        for (i, d) in of_part.into_iter().zip(found) {
+            let Some(d) = d else { continue };
+            let ty = g.value(d).ty.clone();
+            outputs.push(if engine.on_device() {
+                let sum = g.input(format!("accumulated.{}", chosen.len()), ty.clone(), Batch::None);
+                g.push("Add", &[sum, d], Attrs::new())?
+            } else {
+                d
+            });
+            chosen.push(i);
+            types.push(ty);
+        }
+        if chosen.is_empty() {
+            return Err(Error::invalid("the answer depends on none of the weights that may change"));
+        }
+        g.outputs = outputs;
+        crate::graph::passes::prune(&mut g);
+        let session = engine.prepare(&g)?;
+        Ok(Self { engine, graph: g, session, weight_ids, chosen, types, classes: head.classes, float })
+    }
+
+    /// `∂m/∂w` of every weight that moves.
+    fn of(&mut self, weights: &Weights, toward: &Toward) -> Result<Vec<Tensor>> {
         let batch = self.graph.batch;
-        let Toward { inputs, answers } = if which == 0 { &self.forget } else { &self.guards[which - 1] };
+        let Toward { inputs, answers } = toward;
         let n = inputs.len();
         let fixed = weights.feeds(&self.graph, &self.weight_ids)?;
         let zero = |ty: &TensorType| self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0));
@@ -240,13 +229,12 @@ impl<'a> Ascent<'a> {
             let u: Vec<f64> = (from..from + batch).map(|i| if i < to { 1.0 / n as f64 } else { 0.0 }).collect();
             feeds.push(Tensor::Host(Array::from_vec(&[batch, 1], u)?.to_float(self.float)));
             let rows: Vec<f64> = (from..from + batch).flat_map(|i| answers[i.min(to - 1)].iter().copied()).collect();
-            let classes = rows.len() / batch;
-            feeds.push(Tensor::Host(Array::from_vec(&[batch, classes], rows)?.to_float(self.float)));
+            feeds.push(Tensor::Host(Array::from_vec(&[batch, self.classes], rows)?.to_float(self.float)));
             if self.engine.on_device() {
                 feeds.append(&mut sums);
-                sums = self.slopes.run(&feeds)?;
+                sums = self.session.run(&feeds)?;
             } else {
-                sums = added(sums, self.slopes.run(&feeds)?)?;
+                sums = added(sums, self.session.run(&feeds)?)?;
             }
         }
         Ok(sums)
@@ -350,119 +338,4 @@ fn guarded(p: &mut Pen<'_>, a: ValueId, b: ValueId) -> Result<ValueId> {
     let safe = p.choose(is_none, one, b)?;
     let quotient = p.div(a, safe)?;
     p.choose(is_none, zero, quotient)
-}
-
-/// `Σ_i P_i s_ji s_ki` over all weights, `[rows, rows]`, for the slopes `s`; the inputs are `P` and the slopes of each weight.
-fn products(types: &[TensorType], rows: usize) -> Result<Graph> {
-    let mut g = Graph::new(0);
-    let mut total = None;
-    for (k, ty) in types.iter().enumerate() {
-        let scale = g.input(format!("scale.{k}"), ty.clone(), Batch::None);
-        let slopes = stack(&mut g, k, ty, rows)?;
-        let scale = reshape(&mut g, scale, &[1, ty.len()])?;
-        let scaled = g.push("Mul", &[slopes, scale], Attrs::new())?;
-        let product = g.push("Gemm", &[scaled, slopes], Attrs::new().with("transB", 1))?;
-        total = Some(match total {
-            None => product,
-            Some(t) => g.push("Add", &[t, product], Attrs::new())?,
-        });
-    }
-    g.outputs = vec![total.ok_or_else(|| Error::internal("a step of no weight"))?];
-    Ok(g)
-}
-
-/// `w − P ∘ Σ_j c_j s_j` for every weight; the inputs are `c` `[1, rows]`, then `w`, `P` and the slopes of each weight.
-fn combination(types: &[TensorType], rows: usize, float: DType) -> Result<Graph> {
-    let mut g = Graph::new(0);
-    let c = g.input("parts".to_owned(), TensorType::new(float, [1, rows]), Batch::None);
-    for (k, ty) in types.iter().enumerate() {
-        let [w, scale] = ["w", "scale"].map(|what| g.input(format!("{what}.{k}"), ty.clone(), Batch::None));
-        let slopes = stack(&mut g, k, ty, rows)?;
-        let sum = g.push("MatMul", &[c, slopes], Attrs::new())?;
-        let sum = reshape(&mut g, sum, &ty.shape)?;
-        let step = g.push("Mul", &[scale, sum], Attrs::new())?;
-        let w = g.push("Sub", &[w, step], Attrs::new())?;
-        g.outputs.push(w);
-    }
-    Ok(g)
-}
-
-/// New inputs for the slopes of weight `k`, as `[rows, elements]`.
-fn stack(g: &mut Graph, k: usize, ty: &TensorType, rows: usize) -> Result<ValueId> {
-    let flat: Vec<ValueId> = (0..rows)
-        .map(|j| {
-            let slope = g.input(format!("slope.{k}.{j}"), ty.clone(), Batch::None);
-            reshape(g, slope, &[1, ty.len()])
-        })
-        .collect::<Result<_>>()?;
-    if let [one] = flat[..] {
-        return Ok(one);
-    }
-    g.push("Concat", &flat, Attrs::new().with("axis", 0))
-}
-
-/// `c_j` for a fall of 1: `c_0 ∝ 1` for the forget inputs and `c_k ∝ −λ_k` for the guards, where `(A + ρ diag A) λ = b` of the
-/// products `A` among the guards and `b` of them with the forget inputs. All 0 where there is no slope.
-fn parts(products: &[f64], rows: usize) -> Vec<f64> {
-    let at = |j: usize, k: usize| products[j * rows + k];
-    let guards = rows - 1;
-    let mut matrix: Vec<Vec<f64>> = (0..guards)
-        .map(|j| (0..guards).map(|k| at(j + 1, k + 1) * if j == k { 1.0 + RIDGE } else { 1.0 }).collect())
-        .collect();
-    let b: Vec<f64> = (0..guards).map(|j| at(j + 1, 0)).collect();
-    let lambda = solve(&mut matrix, b.clone());
-    let whole = at(0, 0);
-    let left = whole - lambda.iter().zip(&b).map(|(l, b)| l * b).sum::<f64>();
-    let fall = left.max(LEAST_LEFT * whole);
-    if fall <= 0.0 {
-        return vec![0.0; rows];
-    }
-    std::iter::once(1.0).chain(lambda.into_iter().map(|l| -l)).map(|c| c / fall).collect()
-}
-
-/// `x` of `A x = b` for a positive definite `A`, by elimination; 0 where a row says nothing.
-fn solve(a: &mut [Vec<f64>], mut b: Vec<f64>) -> Vec<f64> {
-    let n = b.len();
-    let least: Vec<f64> = (0..n).map(|i| 1e-12 * a[i][i]).collect();
-    for i in 0..n {
-        for j in i + 1..n {
-            let factor = if a[i][i] > least[i] { a[j][i] / a[i][i] } else { 0.0 };
-            let above = a[i].clone();
-            a[j].iter_mut().zip(above).for_each(|(v, u)| *v -= factor * u);
-            b[j] -= factor * b[i];
-        }
-    }
-    for i in (0..n).rev() {
-        let known: f64 = (i + 1..n).map(|k| a[i][k] * b[k]).sum();
-        b[i] = if a[i][i] > least[i] { (b[i] - known) / a[i][i] } else { 0.0 };
-    }
-    b
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guarded_steps_leave_guards_alone() {
-        // slopes (1, 1, 0), (0, 1, 0) and (0, 0, 0), P = 1: the part along the second goes, but for the ridge
-        let c = parts(&[2.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], 3);
-        let left = 1.0 - 1.0 / (1.0 + RIDGE);
-        let fall = 1.0 + left;
-        for (got, want) in c.iter().zip([1.0 / fall, -1.0 / (1.0 + RIDGE) / fall, 0.0]) {
-            assert!((got - want).abs() < 1e-12, "{c:?}");
-        }
-        assert_eq!(parts(&[4.0], 1), [0.25]);
-        assert_eq!(parts(&[0.0], 1), [0.0]);
-        // a guard that is the forget inputs themselves leaves next to nothing: the step has a bound
-        let c = parts(&[1.0, 1.0, 1.0, 1.0], 2);
-        assert!((c[0] - (1.0 + RIDGE) / RIDGE).abs() < 1e-9, "{c:?}");
-    }
-
-    #[test]
-    fn elimination_solves() {
-        let mut a = vec![vec![4.0, 2.0, 0.0], vec![2.0, 3.0, 0.0], vec![0.0, 0.0, 0.0]];
-        let x = solve(&mut a, vec![8.0, 8.0, 1.0]);
-        assert!((x[0] - 1.0).abs() < 1e-12 && (x[1] - 2.0).abs() < 1e-12 && x[2] == 0.0);
-    }
 }

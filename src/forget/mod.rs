@@ -10,6 +10,7 @@ pub mod groups;
 mod guard;
 mod last;
 mod probe;
+mod projection;
 pub mod rewrite;
 pub mod rules;
 mod scope;

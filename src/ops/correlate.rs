@@ -9,6 +9,7 @@ use super::linalg::{Mat, Real, gemm_rows};
 use super::padded::Padded;
 use super::squared::{self, Extents, Factors};
 use super::tile::Tile;
+use super::together;
 use super::window::{Run, Window};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -32,7 +33,7 @@ pub(crate) struct Layout {
 }
 
 /// A matrix of `row` elements from one row to the next.
-fn mat<T>(data: &[T], rows: usize, cols: usize, row: usize) -> Mat<'_, T> {
+pub(super) fn mat<T>(data: &[T], rows: usize, cols: usize, row: usize) -> Mat<'_, T> {
     Mat { row_stride: row, ..Mat::new(data, rows, cols) }
 }
 
@@ -45,13 +46,19 @@ fn add_scaled<T: Real>(y: &mut [T], a: T, x: &[T], step: usize) {
     }
 }
 
+/// Adds `a · s` to what a run sees of a plane.
+fn add_run<T: Real>(plane: &mut [T], run: Run, step: usize, a: T, s: &[T]) {
+    let seen = plane[run.input..].iter_mut().step_by(step);
+    seen.zip(&s[..run.len]).for_each(|(y, &s)| *y += a * s);
+}
+
 impl Layout {
     /// Elements of all weights.
     pub(crate) fn weights(&self) -> usize {
         self.groups * self.m * self.unfolded()
     }
     /// Elements of a group's window.
-    fn unfolded(&self) -> usize {
+    pub(super) fn unfolded(&self) -> usize {
         self.c * self.window.taps()
     }
     /// Row ranges whose unfolded form fits the buffer.
@@ -67,11 +74,18 @@ impl Layout {
     /// `[c · taps, positions of the rows]`: what every tap sees of a group's large planes.
     fn unfold<T: Real>(&self, large: &[T], rows: Range<usize>, cols: &mut Vec<T>) {
         let w = &self.window;
-        let (row, step) = (w.rows().0, w.step());
-        let (from, len) = (rows.start * row, rows.len() * row);
+        let len = rows.len() * w.rows().0;
         cols.clear();
         cols.resize(self.unfolded() * len, T::ZERO);
-        for (k, out) in cols.chunks_exact_mut(len).enumerate() {
+        self.unfold_into(large, rows, cols, len);
+    }
+
+    /// The same into zeros, with `stride` elements from one tap to the next.
+    pub(super) fn unfold_into<T: Real>(&self, large: &[T], rows: Range<usize>, cols: &mut [T], stride: usize) {
+        let w = &self.window;
+        let (row, step) = (w.rows().0, w.step());
+        let from = rows.start * row;
+        for (k, out) in cols.chunks_mut(stride).enumerate().take(self.unfolded()) {
             let plane = &large[k / w.taps() * w.inputs()..][..w.inputs()];
             w.runs(k % w.taps(), rows.clone(), |r| {
                 let out = &mut out[r.out - from..][..r.len];
@@ -84,12 +98,26 @@ impl Layout {
         }
     }
 
+    /// Adds what every tap says of some rows, `stride` elements from one tap to the next, to what it sees.
+    pub(super) fn fold<T: Real>(&self, cols: &[T], stride: usize, rows: Range<usize>, large: &mut [T]) {
+        let w = &self.window;
+        let from = rows.start * w.rows().0;
+        for (k, col) in cols.chunks(stride).enumerate().take(self.unfolded()) {
+            let plane = &mut large[k / w.taps() * w.inputs()..][..w.inputs()];
+            w.runs(k % w.taps(), rows.clone(), |r| add_run(plane, r, w.step(), T::ONE, &col[r.out - from..]));
+        }
+    }
+
     /// `S[n, m, o] = bias[m] + Σ_{c, k} W[m, c, k] · L[n, c, i(o, k)]`
     pub(crate) fn conv<T: Real>(&self, large: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
         let w = &self.window;
         let (len, inputs, k) = (w.positions(), w.inputs(), self.unfolded());
         let mut small = vec![T::ZERO; self.n * self.groups * self.m * len];
         if small.is_empty() {
+            return small;
+        }
+        if let Some(pieces) = together::pieces(self) {
+            together::conv(self, pieces, large, weight, bias, &mut small);
             return small;
         }
         let single = self.single(self.n * self.groups);
@@ -132,6 +160,15 @@ impl Layout {
         if large.is_empty() {
             return large;
         }
+        if let Some(pieces) = together::pieces(self) {
+            if let Some(bias) = bias {
+                for (i, plane) in large.chunks_exact_mut(inputs).enumerate() {
+                    plane.fill(bias[i % self.c]);
+                }
+            }
+            together::conv_transpose(self, pieces, small, weight, &mut large);
+            return large;
+        }
         let single = self.single(self.n * self.groups);
         large.par_chunks_mut(self.c * inputs).enumerate().for_each_init(Vec::new, |cols, (task, out)| {
             let g = task % self.groups;
@@ -142,14 +179,11 @@ impl Layout {
             }
             let weight = &weight[g * self.m * k..][..self.m * k];
             let small = &small[task * self.m * len..][..self.m * len];
-            let fold = |plane: &mut [T], run: Run, a: T, s: &[T]| {
-                let plane = plane[run.input..].iter_mut().step_by(w.step());
-                plane.zip(&s[..run.len]).for_each(|(y, &s)| *y += a * s);
-            };
             if self.m == 1 {
                 for (c, plane) in out.chunks_exact_mut(inputs).enumerate() {
                     for tap in 0..taps {
-                        w.runs(tap, 0..w.rows().1, |r| fold(plane, r, weight[c * taps + tap], &small[r.out..]));
+                        let a = weight[c * taps + tap];
+                        w.runs(tap, 0..w.rows().1, |r| add_run(plane, r, w.step(), a, &small[r.out..]));
                     }
                 }
             } else if w.is_pointwise() {
@@ -162,10 +196,7 @@ impl Layout {
                     cols.resize(k * count, T::ZERO);
                     let piece = mat(&small[from..], self.m, count, len);
                     gemm_rows(mat(weight, self.m, k, k).t(), piece, cols, count, 1.0, 0.0, single);
-                    for (j, col) in cols.chunks_exact(count).enumerate() {
-                        let plane = &mut out[j / taps * inputs..][..inputs];
-                        w.runs(j % taps, rows.clone(), |r| fold(plane, r, T::ONE, &col[r.out - from..]));
-                    }
+                    self.fold(cols, count, rows, out);
                 }
             }
         });
@@ -245,7 +276,13 @@ impl Layout {
 
     /// The weight gradient summed over the batch.
     pub(crate) fn weight_gradient<T: Real>(&self, large: &[T], small: &[T]) -> Vec<T> {
+        let are_small = together::pieces(self).is_some();
         self.gather(self.weights(), |range, dw| {
+            if are_small {
+                let (l, s) = (self.c * self.window.inputs(), self.m * self.window.positions());
+                let (large, small) = (&large[range.start * l..range.end * l], &small[range.start * s..range.end * s]);
+                return together::add_weight_gradient(self, large, small, range.len(), dw);
+            }
             let mut cols = Vec::new();
             for n in range {
                 let (l, s) = self.sample(large, small, n);

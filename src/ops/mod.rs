@@ -19,6 +19,7 @@ mod recurrent;
 mod squared;
 pub(crate) mod support;
 mod tile;
+mod together;
 mod view;
 mod vjp;
 mod window;
