@@ -149,6 +149,9 @@ mod tests {
         Window { axes: vec![axis(input), axis(3)] }
     }
 
+    /// What is made of a sample's large and small planes.
+    type Of<'a> = &'a dyn Fn(&[f64], &[f64]) -> Vec<f64>;
+
     fn wave(len: usize, k: usize) -> Vec<f64> {
         (0..len).map(|i| ((i * (k + 2) + k) as f64 * 0.61).sin()).collect()
     }
@@ -164,7 +167,7 @@ mod tests {
                 let (l, s) = (all.c * all.window.inputs(), all.m * all.window.positions());
                 let (large, small) = (wave(7 * l, 0), wave(7 * s, 1));
                 let (weight, bias) = (wave(all.weights(), 2), wave(5, 3));
-                let each = |f: &dyn Fn(&[f64], &[f64]) -> Vec<f64>| -> Vec<Vec<f64>> {
+                let each = |f: Of<'_>| -> Vec<Vec<f64>> {
                     large.chunks(l).zip(small.chunks(s)).map(|(large, small)| f(large, small)).collect()
                 };
                 let near = |got: Vec<f64>, want: Vec<f64>| {
