@@ -9,6 +9,7 @@ use onnx_unlearn::graph::{Attrs, Batch, Graph, ValueId};
 use onnx_unlearn::tensor::{Array, DType, TensorType};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
 
 const SHAPE: [usize; 4] = [2, 3, 4, 5];
 
@@ -159,4 +160,22 @@ fn no_row_reads_more_buffers_than_webgpu_grants() {
     assert!(steps.iter().all(|s| s.binds.len() < 8), "{:?}", steps.iter().map(|s| s.binds.len()).collect::<Vec<_>>());
     assert!(steps.len() <= 10, "{} dispatches for 40 nodes", steps.len());
     check(&g, &mut rng);
+}
+
+#[test]
+fn a_graph_of_many_different_rows_makes_few_shaders() {
+    let mut g = Graph::new(0);
+    for k in 0..300 {
+        let mut v = input(&mut g, &format!("x{k}"), &[3]);
+        for bit in 0..7 {
+            // no two rows have the same functions
+            v = push(&mut g, FUNCTIONS[((k + 1) >> bit) % 2], &[v]);
+        }
+        v = push(&mut g, FUNCTIONS[2 + k / 127], &[v]);
+        g.outputs.push(v);
+    }
+    let steps = bundle::steps(&g).unwrap();
+    let chains: BTreeSet<&str> = steps.iter().map(|s| s.shader.name).filter(|n| n.starts_with("chain_")).collect();
+    assert_eq!(chains.len(), 64);
+    check(&g, &mut ChaCha8Rng::seed_from_u64(4));
 }

@@ -5,12 +5,17 @@ use crate::graph::{Graph, Node, ValueId};
 use crate::ops::chain::{Link, Other, step};
 use crate::ops::{Bind, Kernel, Step};
 use crate::tensor::DType;
+use std::collections::HashSet;
 
 /// Nodes that one dispatch stands for, at most; a shader is compiled for every row of them.
 const MOST_LINKS: usize = 8;
 
 /// Buffers that a row reads at most: with its output and its parameters there are the eight that WebGPU grants.
 const MOST_OPERANDS: usize = 6;
+
+/// Different shaders for the rows of a graph, at most: each is kept as long as the process runs, and a stranger's model may
+/// have as many as it has nodes.
+const MOST_SHADERS: usize = 64;
 
 /// A row of nodes, the last first while it is found.
 struct Row {
@@ -33,7 +38,11 @@ struct Piece {
 pub(crate) fn join(g: &mut Graph, kernels: &mut [Kernel]) {
     let readers = readers(g);
     let mut taken = vec![false; g.nodes().len()];
+    let mut shaders = HashSet::new();
     for last in (0..g.nodes().len()).rev() {
+        if shaders.len() == MOST_SHADERS {
+            break;
+        }
         if taken[last] {
             continue;
         }
@@ -46,7 +55,9 @@ pub(crate) fn join(g: &mut Graph, kernels: &mut [Kernel]) {
             }
         }
         let n = g.nodes()[last].outputs.first().copied().flatten().map_or(0, |y| g.value(y).ty.len());
-        kernels[last] = Kernel::one(step(&row.links, row.operands.len(), n));
+        let step = step(&row.links, row.operands.len(), n);
+        shaders.insert(step.shader.name);
+        kernels[last] = Kernel::one(step);
         if let Some(inputs) = g.inputs_mut(last) {
             *inputs = row.operands.into_iter().map(Some).collect();
         }
@@ -94,14 +105,10 @@ impl Row {
         }
         let at = self.place(start);
         self.operands.swap(0, at);
-        let swapped = |o| {
-            if o == 0 {
-                at
-            } else if o == at {
-                0
-            } else {
-                o
-            }
+        let swapped = |o| match o {
+            0 => at,
+            o if o == at => 0,
+            o => o,
         };
         self.links.iter_mut().for_each(|l| *l = l.with_operands(swapped));
         Some(self)

@@ -6,8 +6,9 @@
 use crate::engine::{Engine, Session, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
+use crate::ops::linalg::Real;
 use crate::ops::reshape;
-use crate::tensor::{Array, DType, Element, TensorType};
+use crate::tensor::{Array, DType, TensorType};
 use rayon::prelude::*;
 
 /// Part of a guard's own size by which the projection falls short.
@@ -19,11 +20,10 @@ const LEAST_LEFT: f64 = 0.02;
 /// Elements of a weight that a thread takes at once.
 const PIECE: usize = 1 << 12;
 
-/// `P` of the weights that move, and how many slopes are joined.
+/// Prepared sums over the weights that move.
 pub(super) struct Projection {
+    /// `P` of each.
     scales: Vec<Tensor>,
-    /// Slopes of each weight: one, and those of the guards.
-    rows: usize,
     float: DType,
     on_device: Option<Sessions>,
 }
@@ -35,6 +35,8 @@ struct Sessions {
 }
 
 impl Projection {
+    /// For `rows` slopes of each weight: one, and those of the guards.
+    ///
     /// # Errors
     /// When the engine cannot prepare the sums.
     pub(super) fn new(
@@ -48,7 +50,7 @@ impl Projection {
             let products = engine.prepare(&products(types, rows)?)?;
             Ok(Sessions { products, combine: engine.prepare(&combination(types, rows, float)?)? })
         });
-        Ok(Self { scales, rows, float, on_device: on_device.transpose()? })
+        Ok(Self { scales, float, on_device: on_device.transpose()? })
     }
 
     /// The weights after a step down the first of the slopes by `by`, to first order, along which no other slope changes.
@@ -69,32 +71,13 @@ impl Projection {
             self.scales.iter().enumerate().map(|(k, p)| [vec![p.clone()], of_weight(k)].concat()).collect();
         let products = sessions.products.run(&stacks.concat())?;
         let products = products.first().ok_or_else(|| Error::internal("no product of slopes"))?.to_array()?.to_f64();
-        let parts = parts(&products, self.rows).into_iter().map(|c| c * by).collect();
-        let mut feeds = vec![Tensor::Host(Array::from_vec::<f64>(&[1, self.rows], parts)?.to_float(self.float))];
+        let parts = parts(&products, slopes.len()).into_iter().map(|c| c * by).collect();
+        let mut feeds = vec![Tensor::Host(Array::from_vec::<f64>(&[1, slopes.len()], parts)?.to_float(self.float))];
         for (w, stack) in weights.into_iter().zip(stacks) {
             feeds.push(w);
             feeds.extend(stack);
         }
         sessions.combine.run(&feeds)
-    }
-}
-
-/// An element of weights that the host computes with.
-trait Number:
-    Element + Into<f64> + std::ops::Mul<Output = Self> + std::ops::Sub<Output = Self> + std::ops::AddAssign
-{
-    fn of(v: f64) -> Self;
-}
-
-impl Number for f32 {
-    fn of(v: f64) -> Self {
-        v as Self
-    }
-}
-
-impl Number for f64 {
-    fn of(v: f64) -> Self {
-        v
     }
 }
 
@@ -105,7 +88,12 @@ fn array(t: &Tensor) -> Result<&Array> {
     }
 }
 
-fn on_host<T: Number>(scales: &[Tensor], weights: Vec<Tensor>, slopes: &[Vec<Tensor>], by: f64) -> Result<Vec<Tensor>> {
+fn on_host<T: Real + Into<f64>>(
+    scales: &[Tensor],
+    weights: Vec<Tensor>,
+    slopes: &[Vec<Tensor>],
+    by: f64,
+) -> Result<Vec<Tensor>> {
     let rows = slopes.len();
     let of_weight = |k: usize| slopes.iter().map(|s| array(&s[k])?.slice::<T>()).collect::<Result<Vec<_>>>();
     let mut total = vec![0.0; rows * rows];
@@ -119,18 +107,18 @@ fn on_host<T: Number>(scales: &[Tensor], weights: Vec<Tensor>, slopes: &[Vec<Ten
         // in order, so that the same numbers give the same sum
         pieces.iter().for_each(|piece| total.iter_mut().zip(piece).for_each(|(t, v)| *t += v));
     }
-    let c: Vec<T> = parts(&total, rows).into_iter().map(|c| T::of(c * by)).collect();
+    let c: Vec<T> = parts(&total, rows).into_iter().map(|c| T::from_f64(-c * by)).collect();
     let moved = |(k, w): (usize, Tensor)| {
         let w = w.to_array()?;
         let (p, s) = (array(&scales[k])?.slice::<T>()?, of_weight(k)?);
         let mut new = w.slice::<T>()?.to_vec();
         new.par_chunks_mut(PIECE).enumerate().for_each(|(i, new)| {
             let at = i * PIECE..i * PIECE + new.len();
-            let mut sum = vec![T::of(0.0); new.len()];
+            let mut sum = vec![T::ZERO; new.len()];
             for (c, s) in c.iter().zip(&s) {
                 sum.iter_mut().zip(&s[at.clone()]).for_each(|(sum, s)| *sum += *c * *s);
             }
-            new.iter_mut().zip(&p[at]).zip(sum).for_each(|((w, p), sum)| *w = *w - *p * sum);
+            new.iter_mut().zip(&p[at]).zip(sum).for_each(|((w, p), sum)| *w += *p * sum);
         });
         Array::from_vec(w.shape(), new).map(Tensor::Host)
     };
@@ -138,10 +126,10 @@ fn on_host<T: Number>(scales: &[Tensor], weights: Vec<Tensor>, slopes: &[Vec<Ten
 }
 
 /// `Σ_i P_i s_ji s_ki` over a piece.
-fn piece_products<T: Number>(p: &[T], s: &[&[T]]) -> Vec<f64> {
+fn piece_products<T: Real + Into<f64>>(p: &[T], s: &[&[T]]) -> Vec<f64> {
     let rows = s.len();
     let mut out = vec![0.0; rows * rows];
-    let mut scaled = vec![T::of(0.0); p.len()];
+    let mut scaled = vec![T::ZERO; p.len()];
     for j in 0..rows {
         scaled.iter_mut().zip(p).zip(s[j]).for_each(|((y, p), s)| *y = *p * *s);
         for k in j..rows {
@@ -152,9 +140,9 @@ fn piece_products<T: Number>(p: &[T], s: &[&[T]]) -> Vec<f64> {
     out
 }
 
-fn dot<T: Number>(a: &[T], b: &[T]) -> f64 {
+fn dot<T: Real + Into<f64>>(a: &[T], b: &[T]) -> f64 {
     const LANES: usize = 16;
-    let mut lanes = [T::of(0.0); LANES];
+    let mut lanes = [T::ZERO; LANES];
     let mut add = |a: &[T], b: &[T]| lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(l, (a, b))| *l += *a * *b);
     let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     whole_a.iter().zip(whole_b).for_each(|(a, b)| add(a, b));
@@ -296,7 +284,7 @@ mod tests {
             products: Cpu.prepare(&products(&types, 4).unwrap()).unwrap(),
             combine: Cpu.prepare(&combination(&types, 4, DType::F64).unwrap()).unwrap(),
         };
-        let mut device = Projection { scales, rows: 4, float: DType::F64, on_device: Some(graphs) };
+        let mut device = Projection { scales, float: DType::F64, on_device: Some(graphs) };
         let [a, b] = [&mut host, &mut device].map(|p| p.step(weights.clone(), &slopes, 3.0).unwrap());
         for ((a, b), w) in a.iter().zip(&b).zip(&weights) {
             let [a, b, w] = [a, b, w].map(|t| t.to_array().unwrap().to_f64());

@@ -106,15 +106,15 @@ pub(crate) fn step(links: &[Link], operands: usize, n: usize) -> Step {
 
 /// The shader of these links; the same one for the same text.
 fn shader(links: &[Link], operands: usize) -> Shader {
-    static KNOWN: LazyLock<Mutex<HashMap<String, Shader>>> = LazyLock::new(Mutex::default);
+    static KNOWN: LazyLock<Mutex<HashMap<&str, Shader>>> = LazyLock::new(Mutex::default);
     let source = text(links, operands);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(shader) = known.get(&source) {
+    if let Some(shader) = known.get(source.as_str()) {
         return *shader;
     }
     let name = format!("chain_{}", &crate::files::hex(&<sha2::Sha256 as sha2::Digest>::digest(&source))[..16]);
-    let shader = Shader { name: name.leak(), source: source.clone().leak() };
-    known.insert(source, shader);
+    let shader = Shader { name: name.leak(), source: source.leak() };
+    known.insert(shader.source, shader);
     shader
 }
 

@@ -21,15 +21,15 @@ impl Pieces {
         p * self.samples / self.count..(p + 1) * self.samples / self.count
     }
 
-    /// Cuts `[samples, each]` into the pieces.
-    fn cut<T>(self, mut all: &mut [T], each: usize) -> Vec<&mut [T]> {
+    /// Makes `[samples, each]` piece by piece: `work` is given the samples of a piece and what it makes.
+    fn make<T: Real>(self, mut all: &mut [T], each: usize, work: impl Fn(&mut Room<T>, Range<usize>, &mut [T]) + Sync) {
         let mut parts = Vec::with_capacity(self.count);
-        for p in 0..self.count {
-            let (part, rest) = all.split_at_mut(self.range(p).len() * each);
-            parts.push(part);
+        for range in (0..self.count).map(|p| self.range(p)) {
+            let (part, rest) = all.split_at_mut(range.len() * each);
+            parts.push((range, part));
             all = rest;
         }
-        parts
+        parts.into_par_iter().for_each_init(Room::default, |room, (range, part)| work(room, range, part));
     }
 }
 
@@ -74,9 +74,7 @@ struct Room<T> {
 /// As [`Layout::conv`], into zeros.
 pub(super) fn conv<T: Real>(l: &Layout, pieces: Pieces, large: &[T], weight: &[T], bias: Option<&[T]>, out: &mut [T]) {
     let (len, inputs, k) = (l.window.positions(), l.window.inputs(), l.unfolded());
-    let parts = pieces.cut(out, l.m * len).into_par_iter().enumerate();
-    parts.for_each_init(Room::default, |Room { cols, planes }, (p, out)| {
-        let range = pieces.range(p);
+    pieces.make(out, l.m * len, |Room { cols, planes }, range, out| {
         let samples = range.len();
         let wide = samples * len;
         unfold(l, &large[range.start * l.c * inputs..range.end * l.c * inputs], samples, cols);
@@ -106,9 +104,7 @@ fn unfold<T: Real>(l: &Layout, large: &[T], samples: usize, cols: &mut Vec<T>) {
 /// As [`Layout::conv_transpose`], into what is there.
 pub(super) fn conv_transpose<T: Real>(l: &Layout, pieces: Pieces, small: &[T], weight: &[T], out: &mut [T]) {
     let (len, inputs, k) = (l.window.positions(), l.window.inputs(), l.unfolded());
-    let parts = pieces.cut(out, l.c * inputs).into_par_iter().enumerate();
-    parts.for_each_init(Room::default, |Room { cols, planes }, (p, out)| {
-        let range = pieces.range(p);
+    pieces.make(out, l.c * inputs, |Room { cols, planes }, range, out| {
         let samples = range.len();
         let wide = samples * len;
         gathered(&small[range.start * l.m * len..range.end * l.m * len], samples, len, planes);
