@@ -2,10 +2,11 @@
 
 use super::Context;
 use crate::classifier::{Classifier, ClassifierOptions};
-use crate::engine::choose::{Choice, Chosen, choose};
+use crate::engine::choose::{Choice, Chosen, choose, choose_for};
 use crate::engine::wgpu::Kernels;
 use crate::error::{Error, Result};
 pub(super) use crate::files::same_file;
+use crate::graph::cost;
 use crate::inputs::{self, Labelled, Scaling, Source, Split};
 use crate::report::{self, Progress};
 use clap::{Args, ValueEnum};
@@ -73,7 +74,7 @@ pub(super) fn named(e: Error, path: &Path) -> Error {
 /// An engine's name on the command line.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum EngineName {
-    /// A GPU if there is one, else ONNX Runtime if its library is found, else cpu
+    /// A GPU if there is one, else ONNX Runtime if its library is found, else cpu; cpu for little work as well
     #[default]
     Auto,
     /// WGSL kernels on Vulkan, Metal, DX12 or OpenGL; takes software adapters too
@@ -142,14 +143,22 @@ impl EngineArgs {
     pub(super) fn name(&self) -> Option<String> {
         self.engine.to_possible_value().map(|v| v.get_name().to_owned())
     }
+    /// The engine that is asked for, where it is not known how much there is to compute.
     pub(super) fn open(&self) -> Result<Chosen> {
-        let choice = match self.engine {
+        choose(self.choice(), self.ort_library.clone(), self.kernels.kernels())
+    }
+    /// The engine that is asked for, to run so many samples forward; one that goes back as well counts as three.
+    pub(super) fn open_for(&self, classifier: &Classifier, samples: usize) -> Result<Chosen> {
+        let products = cost::products(&classifier.bind(1)?.graph).saturating_mul(samples as u64);
+        choose_for(products, self.choice(), self.ort_library.clone(), self.kernels.kernels())
+    }
+    fn choice(&self) -> Choice {
+        match self.engine {
             EngineName::Auto => Choice::Auto,
             EngineName::Wgpu => Choice::Wgpu,
             EngineName::Ort => Choice::Ort,
             EngineName::Cpu => Choice::Cpu,
-        };
-        choose(choice, self.ort_library.clone(), self.kernels.kernels())
+        }
     }
 }
 

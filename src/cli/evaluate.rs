@@ -62,7 +62,7 @@ impl Args {
             )));
         }
         let data = self.scaling.load(&self.data, &classifier, self.seed)?;
-        let chosen = self.engine.open()?;
+        let chosen = self.engine.open_for(&classifier, data.len())?;
         let engine = chosen.engine.as_ref();
         let classifier = classifier.on(engine)?;
         let weights = Weights::upload(engine, &classifier.bind(1)?)?;

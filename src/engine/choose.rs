@@ -7,7 +7,8 @@ use std::path::PathBuf;
 /// Which engine is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Choice {
-    /// A real GPU if there is one, else ONNX Runtime if its library is found, else the embedded engine.
+    /// A real GPU if there is one, else ONNX Runtime if its library is found, else the embedded engine; that one for
+    /// [`LITTLE`] work as well.
     #[default]
     Auto,
     /// WGSL kernels on any adapter, software adapters included.
@@ -24,6 +25,23 @@ pub struct Chosen {
     pub engine: Box<dyn Engine>,
     /// One sentence.
     pub why: String,
+}
+
+/// Products of numbers that the embedded engine sums in less time than it takes to look for a GPU and to load ONNX Runtime:
+/// 0.05 s at most on two cores, against 0.1 to 0.2 s (docs/benchmarks.md, "Peers").
+pub const LITTLE: u64 = 1_000_000_000;
+
+/// The same as [`choose`] for work of so many products.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_for(products: u64, choice: Choice, library: Option<PathBuf>, kernels: wgpu::Kernels) -> Result<Chosen> {
+    // who names a library or a form of shaders wants to see it used
+    if choice == Choice::Auto && library.is_none() && kernels == wgpu::Kernels::Auto && products <= LITTLE {
+        let why = "so little work takes less time than to look for a device".to_owned();
+        return Ok(Chosen { engine: Box::new(Cpu), why });
+    }
+    choose(choice, library, kernels)
 }
 
 /// Opens the engine that is asked for. `library` is where ONNX Runtime lies, if the user says so, and

@@ -60,14 +60,22 @@ fn a_software_adapter_is_named_and_not_chosen() {
     if onnx_unlearn::engine::wgpu::WgpuEngine::new(&gpu).is_ok() {
         return; // a real GPU is chosen, as it should be
     }
-    let mut args = models::forget("m.onnx", &["-o", "out.onnx", "--json"]);
-    let at = args.iter().position(|a| *a == "cpu").unwrap();
-    args[at] = "auto";
-    let ended = child::run(room.root(), &args, &Limits { memory: 2 << 30, ..Limits::default() });
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_ne!(report["engine"]["name"], "wgpu");
-    assert!(report["engine"]["why"].as_str().unwrap().contains("only software adapters"), "{report}");
+    let engine = |out: &str, more: &[&str]| {
+        let mut args = models::forget("m.onnx", &[&["-o", out, "--json"], more].concat());
+        let at = args.iter().position(|a| *a == "cpu").unwrap();
+        args[at] = "auto";
+        let ended = child::run(room.root(), &args, &Limits { memory: 2 << 30, ..Limits::default() });
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        report["engine"].clone()
+    };
+    // who says how shaders are to multiply wants a device, however little there is to compute
+    let found = engine("a.onnx", &["--kernels", "direct"]);
+    assert_ne!(found["name"], "wgpu");
+    assert!(found["why"].as_str().unwrap().contains("only software adapters"), "{found}");
+    let found = engine("b.onnx", &[]);
+    assert_eq!(found["name"], "cpu");
+    assert!(found["why"].as_str().unwrap().contains("so little work"), "{found}");
 }
 
 /// What an engine computes is looked at before anything is written: here by weights that overflow on the way.

@@ -83,7 +83,7 @@ impl Estimate {
         check_target(&self.o, &[&self.model.model, &self.inputs])?;
         let classifier = self.model.open_for(&self.inputs, &self.scaling)?;
         let source = self.scaling.source(&self.inputs, &classifier, self.seed)?;
-        let chosen = self.engine.open()?;
+        let chosen = self.engine.open_for(&classifier, 3 * source.classes().len())?;
         let engine = chosen.engine.as_ref();
         let classifier = classifier.on(engine)?.within(self.memory.memory_limit);
         let weights = Weights::upload(engine, &classifier.bind(1)?)?;

@@ -15,6 +15,7 @@ use super::common::{EngineArgs, EngineReport, MemoryArgs, ModelArgs, ScaleArgs, 
 use super::{Context, Status};
 use crate::classifier::Classifier;
 use crate::engine::Engine;
+use crate::engine::choose::Chosen;
 use crate::error::{Error, Result};
 use crate::fisher::store::{Kept, load};
 use crate::forget::{self, Method, Request, Rule, Stage, Strength};
@@ -36,6 +37,10 @@ use std::time::Instant;
 /// Inputs are made beside others that are given, without being asked for, with at most so many multiplications: about a
 /// minute or two on two cores.
 const MOST_PRODUCTS: u64 = 5_000_000_000_000;
+
+/// Times that a given strength runs each input forward: three for its Fisher, which goes back as well, one before, one for each
+/// sign, one for what is reported, and one to check the file.
+const SAMPLES_FIXED: usize = 7;
 
 /// Makes a classifier forget one or more classes and writes the changed model.
 ///
@@ -162,7 +167,7 @@ impl Args {
         }
         let keys = self.artefacts.record.keys(classifier.model(), &self.classes, classifier.classes())?;
         let kept = self.fisher.as_deref().map(|path| self.kept(path, &classifier)).transpose()?;
-        let chosen = self.engine.open()?;
+        let chosen = self.open_engine(&classifier, &method)?;
         let classifier = classifier.on(chosen.engine.as_ref())?.within(self.memory.memory_limit);
         let (data, made) = self.labelled(&classifier, chosen.engine.as_ref(), context)?;
         let data = self.without_forgotten(data)?;
@@ -249,6 +254,17 @@ impl Args {
                 let of_integers = classifier.input().dtype.is_int();
                 if of_integers { classifier.from_embedding() } else { Ok(classifier) }
             }
+        }
+    }
+
+    /// The engine; what there is to compute is known where the strength is given as well as the inputs.
+    fn open_engine(&self, classifier: &Classifier, method: &Method) -> Result<Chosen> {
+        match (method, &self.inputs) {
+            (Method::Fixed(strength), Some(path)) if strength.rule() != Rule::Ascent => {
+                let samples = self.scaling.source(path, classifier, self.seed)?.classes().len();
+                self.engine.open_for(classifier, SAMPLES_FIXED * samples)
+            }
+            _ => self.engine.open(),
         }
     }
 
