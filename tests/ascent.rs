@@ -136,6 +136,13 @@ fn given_steps_move_their_part_alone() {
     assert!(odds(&steps("6", "0", "cpu").0) < odds(&body.0));
 }
 
+/// Samples that the search has run, forward and back, for each that the Fisher is made of; a pass forward counts a third, and
+/// the first, whose answers are reported, none.
+fn price(report: &Value) -> f64 {
+    let passes = |what: &str| report["passes"][what].as_f64().unwrap();
+    (passes("steps") + (passes("search") - passes("fisher")) / 3.0) / passes("fisher")
+}
+
 /// Numbers of body steps that were tried without any of the last layer.
 fn body_trials(report: &Value) -> u64 {
     let tried = report["tried"].as_array().unwrap();
@@ -174,8 +181,10 @@ fn a_few_inputs_are_made_beside_codes() {
     let found = forget(&["--engine", "cpu"]).0;
     assert_eq!((&found["made"]["samples"], &found["made"]["per_class"]), (&(8 + 9 * 3).into(), &8.into()));
     assert_eq!(found["passes"]["fisher"], 45);
+    assert!(price(&found) <= 3.0, "{}", found["passes"]);
     // eight of nine inputs to forget; two inputs for each of nine guards
-    assert_eq!(found["passes"]["steps"].as_u64().unwrap(), body_trials(&found) * (8 + 9 * 2));
+    let steps = found["strength"][0][1].as_f64().unwrap();
+    assert!(steps >= 2.0 && found["passes"]["steps"].as_f64().unwrap() >= steps * (8.0 + 9.0 * 2.0));
     assert_eq!(
         (&found["inputs"]["forgotten_samples"], &found["inputs"]["retained_right_after"]),
         (&1.into(), &9.into())
@@ -195,8 +204,8 @@ fn depth_makes_inputs_beside_codes() {
     // in the range of the codes
     assert!(deep["made"]["range"][0].as_f64().unwrap() > 0.0 && deep["made"]["range"][1].as_f64().unwrap() < 1.0);
     assert_eq!(deep["passes"]["fisher"], 90);
-    // eight of nine inputs to forget; two inputs for each of nine guards
-    assert_eq!(deep["passes"]["steps"].as_u64().unwrap(), body_trials(&deep) * (8 + 9 * 2));
+    // who asks for depth pays for it
+    assert!(price(&deep) > 3.0, "{}", deep["passes"]);
     // what is told is told of the codes
     assert_eq!(deep["inputs"]["forgotten_samples"], 1);
     assert_eq!(

@@ -159,13 +159,7 @@ impl Answerer {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Answers> {
         let mut fixed = weights.feeds(&self.graph, &self.weight_ids)?;
-        for &id in &self.head_ids {
-            let name = self.graph.label(id);
-            let name = name.strip_prefix(OLD).unwrap_or(&name);
-            fixed.push(
-                old.get(name).cloned().ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))?,
-            );
-        }
+        fixed.extend(old_head_feeds(&self.graph, &self.head_ids, old)?);
         let mut out =
             Answers { classes: self.classes, logits: Vec::new(), old_head: (!self.head_ids.is_empty()).then(Vec::new) };
         let (mut features, mut shape) = (Vec::new(), Vec::new());
@@ -209,8 +203,23 @@ const MOST_FEATURES: usize = 1 << 24;
 /// Prefix of the inputs that hold the old head.
 const OLD: &str = "old head: ";
 
+/// What the inputs that [`second_head`] adds are fed with.
+pub(super) fn old_head_feeds(g: &Graph, ids: &[ValueId], old: &Weights) -> Result<Vec<Tensor>> {
+    let feed = |&id: &ValueId| {
+        let name = g.label(id);
+        let name = name.strip_prefix(OLD).unwrap_or(&name);
+        old.get(name).cloned().ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))
+    };
+    ids.iter().map(feed).collect()
+}
+
 /// Adds the logits again, computed from the same features with weights that are inputs of their own.
-fn second_head(g: &mut Graph, logits: ValueId, head: &[ValueId], inputs: &mut Vec<ValueId>) -> Result<ValueId> {
+pub(super) fn second_head(
+    g: &mut Graph,
+    logits: ValueId,
+    head: &[ValueId],
+    inputs: &mut Vec<ValueId>,
+) -> Result<ValueId> {
     let from = g.clone();
     let depends = passes::reached_from(&from, head);
     let mut map: HashMap<ValueId, ValueId> =

@@ -11,6 +11,7 @@
 //! *Gradient episodic memory for continual learning*, 2017, as an equality and in the metric of `P`).
 
 use super::Aim;
+use super::answers::{old_head_feeds, second_head};
 use super::guard::Guard;
 use super::projection::Projection;
 use super::rewrite::Basis;
@@ -29,9 +30,6 @@ use crate::tensor::{Array, DType, TensorType};
 /// How much lower the log-odds of the forget inputs are after a step, to first order.
 const STEP: f64 = 1.0;
 
-/// The same where the retained classes are guarded.
-const STEP_GUARDED: f64 = 3.0;
-
 /// Forget inputs of each class to forget that a guarded step is made from.
 const INPUTS_GUARDED: usize = 8;
 
@@ -45,7 +43,7 @@ const SELECTIVITY: f64 = 4.0;
 const NEVER: f64 = -1e30;
 
 /// More forget inputs than this do not make a step better.
-const MOST_INPUTS: usize = 64;
+pub(super) const MOST_INPUTS: usize = 64;
 
 /// More samples than this never share a batch; it bounds the memory that activations take.
 const MAX_BATCH: usize = 32;
@@ -69,14 +67,18 @@ impl Part {
 /// Prepared steps for one choice of classes and weights.
 pub struct Ascent<'a> {
     /// Of the forget inputs.
-    slopes: Slopes<'a>,
+    slopes: Sloped<'a>,
     /// The same for the guards, where these are another number.
-    of_guards: Option<Slopes<'a>>,
+    of_guards: Option<Sloped<'a>>,
     names: Vec<String>,
     projection: Projection,
     forget: Toward,
     guards: Vec<Toward>,
-    by: f64,
+}
+
+/// Slopes at some weights: of the forget inputs, then of each guard.
+pub(super) struct Slopes {
+    of_each: Vec<Vec<Tensor>>,
 }
 
 /// Inputs, and the classes whose log-odds a slope is of.
@@ -95,7 +97,7 @@ impl Toward {
 }
 
 impl<'a> Ascent<'a> {
-    /// Prepares steps of the weights of `basis` in that part; with guards they are longer, and leave those alone.
+    /// Prepares steps of the weights of `basis` in that part, which leave the guards alone.
     ///
     /// # Errors
     /// When the answer depends on none of them, an op has no derivative, or the engine fails.
@@ -110,41 +112,74 @@ impl<'a> Ascent<'a> {
     ) -> Result<Self> {
         let most = if guards.is_empty() { MOST_INPUTS } else { INPUTS_GUARDED * aim.classes().len().max(1) };
         let forget = forget_inputs(data, aim, classifier.classes(), most.min(MOST_INPUTS))?;
-        let of_forget = Slopes::new(classifier, engine, basis, part, forget.inputs.len())?;
+        let prepare = |samples: usize| Sloped::new(classifier, engine, basis, part, samples, !guards.is_empty());
+        let of_forget = prepare(forget.inputs.len())?;
         let guarded = guards.iter().map(|g| g.inputs.len()).max().filter(|n| *n != forget.inputs.len());
-        let of_guards = guarded.map(|n| Slopes::new(classifier, engine, basis, part, n)).transpose()?;
+        let of_guards = guarded.map(prepare).transpose()?;
         let (f_f, f_r) = of_forget.chosen.iter().map(|&i| (basis.f_f[i].clone(), basis.f_r[i].clone())).unzip();
         let own = if part == Part::Head { aim.classes() } else { &[] };
         let classes = of_forget.classes;
         let scales = scales(engine, &of_forget.types, f_f, f_r, &Rows { classes, own })?;
-        let by = if guards.is_empty() { STEP } else { STEP_GUARDED };
         let guards: Vec<Toward> = guards.into_iter().map(|g| Toward::own(g.inputs, classes)).collect();
         let projection = Projection::new(engine, &of_forget.types, scales, 1 + guards.len(), of_forget.float)?;
         let names = of_forget.chosen.iter().map(|&i| basis.names[i].clone()).collect();
-        Ok(Self { slopes: of_forget, of_guards, names, projection, forget, guards, by })
+        Ok(Self { slopes: of_forget, of_guards, names, projection, forget, guards })
     }
 
-    /// Samples that a step runs forward and back.
+    /// Samples that the slope of the forget inputs runs forward and back.
     pub fn samples(&self) -> usize {
-        self.forget.inputs.len() + self.guards.iter().map(|g| g.inputs.len()).sum::<usize>()
+        self.forget.inputs.len()
     }
 
-    /// Weights at which the mean log-odds of the forget inputs are lower by `STEP` or `STEP_GUARDED`, to first order.
+    /// Samples that those of the guards run forward and back.
+    pub(super) fn samples_of_guards(&self) -> usize {
+        self.guards.iter().map(|g| g.inputs.len()).sum()
+    }
+
+    /// Weights at which the mean log-odds of the forget inputs are lower by [`STEP`], to first order; nothing is guarded.
     ///
     /// # Errors
     /// When the engine fails.
     pub fn step(&mut self, weights: &Weights) -> Result<Weights> {
-        let mut slopes = vec![self.slopes.of(weights, &self.forget)?];
+        let of_each = vec![self.slopes.of(weights, None, &self.forget)?.sums];
+        self.go(weights, &Slopes { of_each }, STEP)
+    }
+
+    /// The slope of the forget inputs at these weights, and their mean log-odds under the last layer of `original`.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn look(&mut self, weights: &Weights, original: &Weights) -> Result<(Slopes, f64)> {
+        let slope = self.slopes.of(weights, Some(original), &self.forget)?;
+        let rows = slope.old_head.chunks(self.slopes.classes).zip(&self.forget.answers);
+        let odds: Vec<f64> = rows.map(|(z, answers)| log_odds(z, |k| answers[k] > 0.0)).collect();
+        Ok((Slopes { of_each: vec![slope.sums] }, odds.iter().sum::<f64>() / odds.len() as f64))
+    }
+
+    /// Adds the slopes of the guards at these weights.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn guard(&mut self, weights: &Weights, original: &Weights, slopes: &mut Slopes) -> Result<()> {
         let of_guards = self.of_guards.as_mut().unwrap_or(&mut self.slopes);
         for guard in &self.guards {
-            slopes.push(of_guards.of(weights, guard)?);
+            slopes.of_each.push(of_guards.of(weights, Some(original), guard)?.sums);
         }
+        Ok(())
+    }
+
+    /// Weights at which the mean log-odds of the forget inputs are lower by `by`, to first order, and those of the guards as they
+    /// were.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(super) fn go(&mut self, weights: &Weights, slopes: &Slopes, by: f64) -> Result<Weights> {
         let now = |name: &String| {
             let w = weights.get(name).cloned();
             w.ok_or_else(|| Error::internal(format!("weight {name} was not uploaded")))
         };
         let now = self.names.iter().map(now).collect::<Result<_>>()?;
-        let moved = self.projection.step(now, &slopes, self.by)?;
+        let moved = self.projection.step(now, &slopes.of_each, by)?;
         let mut all = weights.clone();
         for (name, t) in self.names.iter().zip(moved) {
             if let Some(i) = all.names.iter().position(|n| n == name) {
@@ -155,12 +190,24 @@ impl<'a> Ascent<'a> {
     }
 }
 
+/// `log Σ_{k∈A} e^{z_k} − log Σ_{k∉A} e^{z_k}` for the classes `A` that count as the answer.
+pub(super) fn log_odds(logits: &[f64], is_answer: impl Fn(usize) -> bool) -> f64 {
+    let side = |of: bool| {
+        let own = logits.iter().enumerate().filter(|(k, _)| is_answer(*k) == of).map(|(_, z)| *z);
+        let top = own.clone().fold(f64::NEG_INFINITY, f64::max);
+        top + own.map(|z| (z - top).exp()).sum::<f64>().ln()
+    };
+    side(true) - side(false)
+}
+
 /// Prepared slopes of log-odds, for some samples at once.
-struct Slopes<'a> {
+struct Sloped<'a> {
     engine: &'a dyn Engine,
     graph: Graph,
     session: Box<dyn Session>,
     weight_ids: Vec<ValueId>,
+    /// The last layer once more, with the weights that it came with; none where what it answers is not shown.
+    head_ids: Vec<ValueId>,
     /// The weights that move: their places in the basis, and their types.
     chosen: Vec<usize>,
     types: Vec<TensorType>,
@@ -168,15 +215,32 @@ struct Slopes<'a> {
     float: DType,
 }
 
-impl<'a> Slopes<'a> {
-    fn new(classifier: &Classifier, engine: &'a dyn Engine, basis: &Basis, part: Part, samples: usize) -> Result<Self> {
+/// `∂m/∂w` of every weight that moves, for some samples.
+struct Slope {
+    sums: Vec<Tensor>,
+    /// What the old head answers them, row by row, where that is shown.
+    old_head: Vec<f64>,
+}
+
+impl<'a> Sloped<'a> {
+    fn new(
+        classifier: &Classifier,
+        engine: &'a dyn Engine,
+        basis: &Basis,
+        part: Part,
+        samples: usize,
+        shows_old_head: bool,
+    ) -> Result<Self> {
         let bound = classifier.bind(samples.min(MAX_BATCH))?;
         let mut g = bound.graph;
         let head = classifier.head(&g)?;
-        let last: Vec<String> = head_weights(&g, &head).into_iter().map(|id| g.label(id)).collect();
+        let last_ids = head_weights(&g, &head);
+        let last: Vec<String> = last_ids.iter().map(|&id| g.label(id)).collect();
         let logits = head.rows(&mut g)?;
         let weight_ids = g.feed_weights();
         let float = g.dtype(logits);
+        let mut head_ids = Vec::new();
+        let old_head = shows_old_head.then(|| second_head(&mut g, logits, &last_ids, &mut head_ids)).transpose()?;
         let seed = odds_slope(&mut g, logits, head.classes)?;
         let at = |name: &String| bound.weights.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
         let of_part: Vec<usize> = (0..basis.names.len()).filter(|&i| part.holds(&basis.names[i], &last)).collect();
@@ -205,21 +269,23 @@ impl<'a> Slopes<'a> {
         if chosen.is_empty() {
             return Err(Error::invalid("the answer depends on none of the weights that may change"));
         }
+        outputs.extend(old_head);
         g.outputs = outputs;
         crate::graph::passes::prune(&mut g);
         let session = engine.prepare(&g)?;
-        Ok(Self { engine, graph: g, session, weight_ids, chosen, types, classes: head.classes, float })
+        Ok(Self { engine, graph: g, session, weight_ids, head_ids, chosen, types, classes: head.classes, float })
     }
 
-    /// `∂m/∂w` of every weight that moves.
-    fn of(&mut self, weights: &Weights, toward: &Toward) -> Result<Vec<Tensor>> {
+    fn of(&mut self, weights: &Weights, original: Option<&Weights>, toward: &Toward) -> Result<Slope> {
         let batch = self.graph.batch;
         let Toward { inputs, answers } = toward;
         let n = inputs.len();
-        let fixed = weights.feeds(&self.graph, &self.weight_ids)?;
+        let mut fixed = weights.feeds(&self.graph, &self.weight_ids)?;
+        fixed.extend(old_head_feeds(&self.graph, &self.head_ids, original.unwrap_or(weights))?);
         let zero = |ty: &TensorType| self.engine.upload(&Array::full_float(ty.dtype, &ty.shape, 0.0));
         let mut sums =
             if self.engine.on_device() { self.types.iter().map(zero).collect::<Result<_>>()? } else { Vec::new() };
+        let mut old_head = Vec::new();
         for from in (0..n).step_by(batch) {
             let to = (from + batch).min(n);
             let (model_inputs, _) = batch_feeds(&self.graph, inputs, from, to, batch)?;
@@ -232,12 +298,14 @@ impl<'a> Slopes<'a> {
             feeds.push(Tensor::Host(Array::from_vec(&[batch, self.classes], rows)?.to_float(self.float)));
             if self.engine.on_device() {
                 feeds.append(&mut sums);
-                sums = self.session.run(&feeds)?;
-            } else {
-                sums = added(sums, self.session.run(&feeds)?)?;
             }
+            let mut found = self.session.run(&feeds)?;
+            for logits in found.drain(self.types.len()..) {
+                old_head.extend(logits.to_array()?.to_f64().into_iter().take((to - from) * self.classes));
+            }
+            sums = if self.engine.on_device() { found } else { added(sums, found)? };
         }
-        Ok(sums)
+        Ok(Slope { sums, old_head })
     }
 }
 

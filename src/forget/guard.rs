@@ -12,6 +12,7 @@ use crate::inputs::bounds::Bounds;
 use crate::inputs::{Labelled, generator};
 use crate::tensor::Array;
 use rand::Rng;
+use std::ops::Range;
 
 /// Groups of retained classes that are guarded at most: each costs a gradient of every weight that moves.
 const MOST_GROUPS: usize = 9;
@@ -23,7 +24,10 @@ const MOST_ELEMENTS: usize = 1 << 27;
 const GUARDS: usize = 1;
 
 /// Inputs of a class that are canaries, at most.
-const CANARIES: usize = 6;
+const CANARIES: usize = 3;
+
+/// Further inputs of a class that are watched as they are, where each class has so many.
+const PLAIN: usize = 2;
 
 /// A class counts that is the answer to so many canaries.
 const LEAST_CANARIES: usize = 2;
@@ -60,51 +64,64 @@ pub(super) fn guards(data: &Labelled, aim: &Aim, from: usize, noise: &Noise, ele
     Ok(all)
 }
 
-/// Inputs with noise that no guard has.
+/// Inputs with noise that no guard has, and then some as they are.
 pub(super) struct Canaries {
     pub(super) inputs: Labelled,
+    /// Those with noise.
+    noisy: usize,
     /// The class that each was answered with before, of those to retain.
     answers: Vec<usize>,
-    before: Vec<f64>,
+    before: Answers,
     forgotten: Vec<usize>,
-    classes: usize,
 }
 
 impl Canaries {
-    /// The retained inputs from `from` on that guard nothing, or all where a class has too few.
+    /// The retained inputs from `from` on that guard nothing, or all where a class has too few; and how many have noise.
     ///
     /// # Errors
     /// When the inputs are inconsistent.
-    pub(super) fn choose(data: &Labelled, aim: &Aim, from: usize, noise: &Noise) -> Result<Labelled> {
+    pub(super) fn choose(data: &Labelled, aim: &Aim, from: usize, noise: &Noise) -> Result<(Labelled, usize)> {
         let classes = retained(data, aim, from);
-        let of_class = |m: &Vec<usize>| {
-            let others = if m.len() > GUARDS { GUARDS } else { 0 };
-            m[others..].iter().take(CANARIES).copied().collect::<Vec<_>>()
-        };
-        let chosen = data.select(&classes.iter().flat_map(of_class).collect::<Vec<_>>())?;
-        noise.mixed_into(&chosen, CANARY_NOISE)
+        let others = |m: &Vec<usize>| if m.len() > GUARDS { m[GUARDS..].to_vec() } else { m.clone() };
+        let others: Vec<Vec<usize>> = classes.iter().map(others).collect();
+        let first = others.iter().flat_map(|m| m.iter().take(CANARIES)).copied().collect::<Vec<_>>();
+        let noisy = noise.mixed_into(&data.select(&first)?, CANARY_NOISE)?;
+        if others.iter().any(|m| m.len() < CANARIES + PLAIN) {
+            return Ok((noisy, first.len()));
+        }
+        let plain = others.iter().flat_map(|m| m[CANARIES..].iter().take(PLAIN)).copied().collect::<Vec<_>>();
+        Ok((noisy.concat(&data.select(&plain)?)?, first.len()))
     }
 
     /// Remembers how they were answered before.
-    pub(super) fn new(inputs: Labelled, before: &Answers, aim: &Aim) -> Self {
-        let (classes, forgotten) = (before.classes, aim.classes().to_vec());
-        let p = without(&before.logits, classes, &forgotten);
-        let answers = Answers::classes_of(&p, classes);
-        let before = answers.iter().enumerate().map(|(i, a)| p[i * classes + a].exp()).collect();
-        Self { inputs, answers, before, forgotten, classes }
+    pub(super) fn new(inputs: Labelled, noisy: usize, before: Answers, aim: &Aim) -> Self {
+        let forgotten = aim.classes().to_vec();
+        let answers = Answers::classes_of(&without(&before.logits, before.classes, &forgotten), before.classes);
+        Self { inputs, noisy, answers, before, forgotten }
     }
 
-    /// Least over the classes of the part that is left of the mean probability of what they were answered with; the classes
-    /// to forget do not count as answers, as the last layer will lose them.
+    /// Least over the classes of the part that is left of the mean probability of what those with noise were answered with; the
+    /// classes to forget do not count as answers, as the last layer will lose them.
+    pub(super) fn spared(&self, now: &Answers) -> f64 {
+        let p = |a: &Answers| without(&a.logits, a.classes, &self.forgotten);
+        self.least(0..self.noisy, &self.answers, LEAST_CANARIES, &p(&self.before), &p(now))
+    }
+
+    /// Least over the classes of the part that is left of the mean probability of their own class that the others have.
     pub(super) fn kept(&self, now: &Answers) -> f64 {
-        let c = self.classes;
-        let p = without(&now.logits, c, &self.forgotten);
-        let mut sums = vec![(0usize, 0.0, 0.0); c];
-        for (i, (&a, b)) in self.answers.iter().zip(&self.before).enumerate() {
-            let s = &mut sums[a];
-            *s = (s.0 + 1, s.1 + b, s.2 + p[i * c + a].exp());
+        let p = |a: &Answers| Answers::log_probabilities(&a.logits, a.classes);
+        self.least(self.noisy..self.inputs.len(), &self.inputs.y, 1, &p(&self.before), &p(now))
+    }
+
+    fn least(&self, among: Range<usize>, classes: &[usize], members: usize, before: &[f64], now: &[f64]) -> f64 {
+        let c = self.before.classes;
+        let mut sums = vec![(0, 0.0, 0.0); c];
+        for i in among {
+            let (class, at) = (classes[i], i * c + classes[i]);
+            let s = &mut sums[class];
+            *s = (s.0 + 1, s.1 + before[at].exp(), s.2 + now[at].exp());
         }
-        sums.iter().filter(|s| s.0 >= LEAST_CANARIES).map(|s| s.2 / s.1).fold(f64::INFINITY, f64::min)
+        sums.iter().filter(|s| s.0 >= members).map(|s| s.2 / s.1).fold(f64::INFINITY, f64::min)
     }
 }
 
@@ -195,12 +212,34 @@ mod tests {
     fn the_worst_class_of_canaries_counts() {
         let data = data();
         let aim = aim(&data);
-        let inputs = Canaries::choose(&data, &aim, 0, &noise(&data)).unwrap();
-        assert_eq!(inputs.y, [0, 2, 3]);
+        let (inputs, noisy) = Canaries::choose(&data, &aim, 0, &noise(&data)).unwrap();
+        assert_eq!((&inputs.y[..], noisy), (&[0, 2, 3][..], 3));
         let answers = |z: [f64; 4]| Answers { classes: 4, logits: z.repeat(3), old_head: None };
         // class 1 is to be forgotten: class 0 is the answer, with 1/2 of what is left, then with 1/4
         let ln = f64::ln;
-        let canaries = Canaries::new(inputs, &answers([ln(2.0), ln(90.0), 0.0, 0.0]), &aim);
-        assert!((canaries.kept(&answers([0.0, 50.0, 0.0, ln(2.0)])) - 0.5).abs() < 1e-12);
+        let canaries = Canaries::new(inputs, noisy, answers([ln(2.0), ln(90.0), 0.0, 0.0]), &aim);
+        let now = answers([0.0, 50.0, 0.0, ln(2.0)]);
+        assert!((canaries.spared(&now) - 0.5).abs() < 1e-12);
+        assert!(canaries.kept(&now) == f64::INFINITY);
+    }
+
+    #[test]
+    fn inputs_as_they_are_are_watched_where_there_are_enough() {
+        let n = 1 + CANARIES + PLAIN;
+        let x = Array::from_vec(&[2 * n, 1], (0..2 * n).map(|i| i as f64).collect::<Vec<_>>()).unwrap();
+        let data = Labelled::new(x, [vec![0; n], vec![1; n]].concat()).unwrap();
+        let aim = Aim::new(&Request::new(vec![1], Method::Search(Vec::new())), &data, 2).unwrap();
+        let (inputs, noisy) = Canaries::choose(&data, &aim, 0, &noise(&data)).unwrap();
+        assert_eq!((inputs.len(), noisy), (n - 1, CANARIES));
+        assert_eq!(inputs.x.to_f64()[CANARIES..], [4.0, 5.0]);
+        // p of class 0 falls from 3/4 to 1/4 for those with noise, and from 3/4 to 1/2 for the others
+        let rows = |noisy: f64, plain: f64| {
+            let z = [[noisy.ln(), 0.0].repeat(CANARIES), [plain.ln(), 0.0].repeat(PLAIN)].concat();
+            Answers { classes: 2, logits: z, old_head: None }
+        };
+        let canaries = Canaries::new(inputs, noisy, rows(3.0, 3.0), &aim);
+        assert!((canaries.kept(&rows(1.0 / 3.0, 1.0)) - 2.0 / 3.0).abs() < 1e-12);
+        // class 1 does not count as an answer to those with noise
+        assert!((canaries.spared(&rows(1.0 / 3.0, 1.0)) - 1.0).abs() < 1e-12);
     }
 }

@@ -3,11 +3,13 @@
 mod aim;
 pub mod answers;
 pub mod ascent;
+mod budget;
 pub mod calibration;
 mod doubt;
 mod fishers;
 pub mod groups;
 mod guard;
+mod guided;
 mod last;
 mod probe;
 mod projection;
@@ -27,6 +29,7 @@ use crate::onnx::Storage;
 use crate::tensor::Array;
 pub use aim::Aim;
 use answers::{Answerer, Answers};
+use budget::Budget;
 use calibration::{Calibration, Seen};
 pub use groups::Strategy;
 use groups::{Grouping, Step};
@@ -223,7 +226,8 @@ pub fn are_telling(data: &Labelled) -> bool {
 fn guide(data: &Labelled, request: &Request) -> Guide {
     let is_telling = data.x.dtype().is_float() && (request.made || are_telling(data));
     let from = if request.beside.is_some() { Some(data.len()) } else { is_telling.then_some(0) };
-    Guide { from, seed: request.seed }
+    let budget = Budget::of(request.depth, from.is_some(), request.beside.is_some(), request.calibration.is_some());
+    Guide { from, seed: request.seed, budget }
 }
 
 /// What all stages of a run have in common.

@@ -3,18 +3,23 @@
 use super::Aim;
 use super::answers::{Answerer, Answers};
 use super::ascent::{Ascent, Part};
+use super::budget::Budget;
 use super::calibration::Calibration;
 use super::guard::{Canaries, Noise, guards};
+use super::guided::Guided;
 use super::last::{Body, Cut, Last, Shown};
 use super::rewrite::{Basis, Rewriter};
 use super::rules::{Rule, Strength};
-use super::search::Candidate;
+use super::search::{Candidate, Depth};
 use crate::classifier::{Classifier, Weights};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
 use crate::tensor::Array;
 use std::rc::Rc;
+
+/// Samples that share a batch, at most.
+const MOST_AT_ONCE: usize = 256;
 
 /// Which of the labelled inputs tell how the retained classes fare, as data would.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +28,8 @@ pub(super) struct Guide {
     pub from: Option<usize>,
     /// Decides the noise that is mixed into them.
     pub seed: u64,
+    /// How far the body changes.
+    pub budget: Budget,
 }
 
 impl Guide {
@@ -47,6 +54,7 @@ pub struct Trials<'a> {
     guide: Guide,
     rewriters: Vec<(Rule, Rewriter)>,
     ascents: Vec<(Part, Ascent<'a>)>,
+    guided: Option<Guided<'a>>,
     stepped: usize,
     before: Option<Answers>,
     calibration: Option<Rc<Calibration>>,
@@ -78,9 +86,10 @@ impl<'a> Trials<'a> {
             basis,
             data,
             aim,
-            guide: Guide { from: None, seed: 0 },
+            guide: Guide { from: None, seed: 0, budget: Budget::of(Depth::Auto, false, false, false) },
             rewriters: Vec::new(),
             ascents: Vec::new(),
+            guided: None,
             stepped: 0,
             before: None,
             calibration: None,
@@ -111,27 +120,38 @@ impl<'a> Trials<'a> {
         self.calibration.clone()
     }
 
-    /// Inputs that tell how far the body may change; `None` where there are none that could.
+    /// How far the body changes.
+    pub(super) fn budget(&self) -> Budget {
+        self.guide.budget
+    }
+
+    /// A walk into the body from the old weights, where some inputs tell how far it may go.
     ///
     /// # Errors
     /// When the engine fails.
-    pub(super) fn canaries(&mut self) -> Result<Option<Canaries>> {
+    pub(super) fn led(&mut self) -> Result<Option<&mut Guided<'a>>> {
         let Some(from) = self.guide.from else { return Ok(None) };
-        let inputs = Canaries::choose(self.data, self.aim, from, &self.noise())?;
-        let before = self.answerer.answer(self.old, self.old, &inputs, &mut |_| ())?;
-        Ok(Some(Canaries::new(inputs, &before, self.aim)))
+        if self.guided.is_none() {
+            let (data, aim, noise) = (self.data, self.aim, self.noise());
+            let (inputs, noisy) = Canaries::choose(data, aim, from, &noise)?;
+            let mut answerer = Answerer::new(self.classifier, self.engine, inputs.len().min(MOST_AT_ONCE), false)?;
+            let before = answerer.answer(self.old, self.original, &inputs, &mut |_| ())?;
+            let canaries = Canaries::new(inputs, noisy, before, aim);
+            let moved = self.basis.f_r.iter().map(|t| t.ty().len()).sum();
+            let guards = guards(data, aim, from, &noise, moved)?;
+            let ascent = Ascent::new(self.classifier, self.engine, &self.basis, Part::Body, data, aim, guards)?;
+            self.guided = Some(Guided::new(ascent, answerer, canaries, self.guide.budget, data.len()));
+        }
+        Ok(self.guided.as_mut())
     }
 
     fn noise(&self) -> Noise {
         Noise::over(self.classifier, self.data, self.guide.seed)
     }
 
-    /// What is left of the canaries' answers.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub(super) fn spared(&mut self, canaries: &Canaries, weights: &Weights) -> Result<f64> {
-        Ok(canaries.kept(&self.answerer.answer(weights, self.old, &canaries.inputs, &mut |_| ())?))
+    /// The weights as they came in the file.
+    pub(super) fn original(&self) -> &'a Weights {
+        self.original
     }
 
     /// The weights as they came.
@@ -151,7 +171,7 @@ impl<'a> Trials<'a> {
 
     /// Samples that were run forward so far.
     pub fn passes(&self) -> usize {
-        self.answerer.passes
+        self.answerer.passes + self.guided.as_ref().map_or(0, Guided::passes)
     }
 
     /// True when some weight of that part may change.
@@ -167,7 +187,7 @@ impl<'a> Trials<'a> {
     pub(super) fn settle(&mut self, weights: &Weights, steps: usize, answers: &Answers) -> Result<()> {
         let shown = self.calibration.as_ref().map_or(self.data, |c| &c.shown);
         let is_open = self.may_change(Part::Head) && self.may_have_body();
-        let cut = if is_open { Cut::of(self.classifier, self.engine, shown.len().min(256))? } else { None };
+        let cut = if is_open { Cut::of(self.classifier, self.engine, shown.len().min(MOST_AT_ONCE))? } else { None };
         if let Some(cut) = cut {
             let has_moved = steps > 0 || !std::ptr::eq(self.old, self.original);
             let [before, _, kept] = &self.features;
@@ -240,16 +260,15 @@ impl<'a> Trials<'a> {
         if let (Part::Head, Some(last)) = (part, &mut self.last) {
             return last.step(weights);
         }
+        let original = self.original;
+        if let (Part::Body, Some(guided)) = (part, self.led()?) {
+            return Ok(guided.step(weights, original)?.weights);
+        }
         let i = match self.ascents.iter().position(|(p, _)| *p == part) {
             Some(i) => i,
             None => {
                 let (data, aim) = (self.data, self.aim);
-                let moved = self.basis.f_r.iter().map(|t| t.ty().len()).sum();
-                let guards = match self.guide.from {
-                    Some(from) if part == Part::Body => guards(data, aim, from, &self.noise(), moved)?,
-                    _ => Vec::new(),
-                };
-                let ascent = Ascent::new(self.classifier, self.engine, &self.basis, part, data, aim, guards)?;
+                let ascent = Ascent::new(self.classifier, self.engine, &self.basis, part, data, aim, Vec::new())?;
                 self.ascents.push((part, ascent));
                 self.ascents.len() - 1
             }
@@ -273,7 +292,7 @@ impl<'a> Trials<'a> {
 
     /// Samples that were run forward and back for steps of the ascent.
     pub(super) fn stepped(&self) -> usize {
-        self.stepped
+        self.stepped + self.guided.as_ref().map_or(0, |g| g.stepped)
     }
 
     /// Answers under the old weights.
@@ -319,6 +338,10 @@ impl<'a> Trials<'a> {
             return Ok((weights.clone(), answers.clone()));
         }
         if let Strength::Ascent { body, head } = *strength {
+            if let Some(begun) = self.guided.take() {
+                self.answerer.passes += begun.passes();
+                self.stepped += begun.stepped;
+            }
             let mut weights = self.old.clone();
             for part in std::iter::repeat_n(Part::Body, body).chain(std::iter::repeat_n(Part::Head, head)) {
                 weights = self.step(part, &weights)?;

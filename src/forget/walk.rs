@@ -2,7 +2,8 @@
 //! be unanswered as well.
 
 use super::answers::Answers;
-use super::ascent::Part;
+use super::ascent::{self, MOST_INPUTS, Part};
+use super::budget::{Budget, MARGIN};
 use super::rules::Strength;
 use super::search::{Candidate, Depth};
 use super::trials::Trials;
@@ -14,40 +15,8 @@ use crate::error::Result;
 const MOST_BODY: usize = 24;
 const MOST_HEAD: usize = 36;
 
-/// How far the body changes.
-#[derive(Clone, Copy)]
-struct Budget {
-    /// Part of its probability that every retained class keeps.
-    kept: f64,
-    /// Part of their answers' probability that canaries keep.
-    spared: f64,
-    /// It is enough when the old head gives the forget inputs log-odds so far below nought, and where nothing guards the
-    /// others, as far again as they were above.
-    margin: f64,
-}
-
-impl Budget {
-    /// For inputs that tell how data fare, for a few of them beside others, and for others alone, which may be memorised and
-    /// then say less; with those [`Depth::Body`] pays for depth. Found by trying (docs/benchmarks.md).
-    fn of(depth: Depth, is_guided: bool, is_beside: bool, is_calibrated: bool) -> Self {
-        let margin = MARGIN;
-        match (depth, is_guided) {
-            // what codes do not say, the samples do
-            (Depth::Auto | Depth::Head, false) if is_calibrated => Self { kept: 0.985, spared: 0.0, margin },
-            (Depth::Auto, true) if is_beside => Self { kept: 0.985, spared: 0.75, margin: 2.0 },
-            (Depth::Body, true) => Self { kept: 0.985, spared: 0.65, margin },
-            (_, true) => Self { kept: 0.985, spared: 0.75, margin },
-            (Depth::Body, false) => Self { kept: 0.95, spared: 0.0, margin },
-            (_, false) => Self { kept: 0.999, spared: 0.0, margin },
-        }
-    }
-}
-
 /// The last layer changes while every retained class keeps this part of what it has after the body has changed.
 const KEPT_HEAD: f64 = 0.98;
-
-/// How far below nought log-odds are to go.
-const MARGIN: f64 = 4.0;
 
 /// Takes steps from the weights as they came; the last place that keeps what is to be kept.
 ///
@@ -69,30 +38,31 @@ pub(super) fn walk(
     // what data were certain of, whatever an earlier stage has made of the inputs
     let certainty = odds(&trials.originally(&before)?.logits).max(0.0);
     let deepens = request.depth != Depth::Head && trials.may_change(Part::Body);
-    let canaries = if deepens { trials.canaries()? } else { None };
     let real = trials.calibration();
-    let budget = Budget::of(request.depth, canaries.is_some(), request.beside.is_some(), real.is_some());
-    let below = if canaries.is_some() { budget.margin } else { certainty + budget.margin };
+    let budget = trials.budget();
     let mut place =
         Place { weights: trials.old().clone(), answers: before.clone(), unmoved: before.clone(), body: 0, head: 0 };
-    let body = Walk {
-        part: Part::Body,
-        most: if deepens { MOST_BODY } else { 0 },
-        enough: &|place| {
-            let a = &place.answers;
-            odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -below
-                && real.as_ref().is_none_or(|r| r.is_deep(&before, a))
-        },
-        keeps: &|trials, place| {
-            let kept = least_kept(&before, &place.answers, labels, aim) >= budget.kept
-                && real.as_ref().is_none_or(|r| r.allows(&before, &place.answers, request.depth));
-            match &canaries {
-                Some(c) if kept => Ok(trials.spared(c, &place.weights)? >= budget.spared),
-                _ => Ok(kept),
-            }
-        },
+    let keeps = |answers: &Answers| {
+        least_kept(&before, answers, labels, aim) >= budget.kept
+            && real.as_ref().is_none_or(|r| r.allows(&before, answers, request.depth))
     };
-    body.go(trials, &mut place, tried, tick)?;
+    let is_deep = |answers: &Answers| real.as_ref().is_none_or(|r| r.is_deep(&before, answers));
+    if deepens && trials.led()?.is_some() {
+        let led = Led { budget, keeps: &keeps, is_deep: &is_deep, asks_each: real.is_some() };
+        led.go(trials, &mut place, tried, tick)?;
+    } else if deepens {
+        let (inputs, forget) = (labels.len(), (0..labels.len()).filter(|&i| aim.forgets(i)).count().min(MOST_INPUTS));
+        let body = Walk {
+            part: Part::Body,
+            most: MOST_BODY.min(budget.steps(inputs, forget)),
+            enough: &|place| {
+                let a = &place.answers;
+                odds(a.old_head.as_ref().unwrap_or(&a.logits)) <= -certainty - budget.margin && is_deep(a)
+            },
+            keeps: &|place| keeps(&place.answers),
+        };
+        body.go(trials, &mut place, tried, tick)?;
+    }
     trials.settle(&place.weights, place.body, &place.answers)?;
     if trials.may_change(Part::Head) {
         place.unmoved = trials.unmoved(&place.weights)?;
@@ -106,10 +76,10 @@ pub(super) fn walk(
             odds(&place.unmoved.logits) <= from - 2.0 * certainty - MARGIN
                 && real.as_ref().is_none_or(|r| r.is_unanswered(&place.answers))
         },
-        keeps: &|_, place| {
-            Ok(least_kept(&start, &place.answers, labels, aim) >= KEPT_HEAD
+        keeps: &|place| {
+            least_kept(&start, &place.answers, labels, aim) >= KEPT_HEAD
                 && least_kept(&unmoved, &place.unmoved, labels, aim) >= KEPT_HEAD
-                && real.as_ref().is_none_or(|r| r.allows(&start, &place.answers, request.depth)))
+                && real.as_ref().is_none_or(|r| r.allows(&start, &place.answers, request.depth))
         },
     };
     head.go(trials, &mut place, tried, tick)?;
@@ -120,6 +90,7 @@ pub(super) fn walk(
 }
 
 /// Where the steps have led.
+#[derive(Clone)]
 struct Place {
     weights: Weights,
     answers: Answers,
@@ -140,7 +111,7 @@ struct Walk<'a> {
     part: Part,
     most: usize,
     enough: &'a dyn Fn(&Place) -> bool,
-    keeps: &'a dyn Fn(&mut Trials, &Place) -> Result<bool>,
+    keeps: &'a dyn Fn(&Place) -> bool,
 }
 
 impl Walk<'_> {
@@ -168,7 +139,7 @@ impl Walk<'_> {
             let next = Place { weights, answers, unmoved, body, head };
             tried.push(trials.judge(&next.strength().to_string(), &next.answers));
             tick();
-            if !next.answers.is_finite() || !(self.keeps)(trials, &next)? {
+            if !next.answers.is_finite() || !(self.keeps)(&next) {
                 break;
             }
             *place = next;
@@ -180,6 +151,78 @@ impl Walk<'_> {
     }
 }
 
+/// Steps into the body that guards lead.
+struct Led<'a> {
+    budget: Budget,
+    keeps: &'a dyn Fn(&Answers) -> bool,
+    is_deep: &'a dyn Fn(&Answers) -> bool,
+    /// Whether all that is shown is answered after each step, and not at the end alone.
+    asks_each: bool,
+}
+
+impl Led<'_> {
+    /// Steps until it is enough, canaries suffer or no more can be paid for. Then all inputs have to keep what they are to keep: else
+    /// it goes back, by one step if that can be asked, or to where it began.
+    fn go(
+        &self,
+        trials: &mut Trials,
+        place: &mut Place,
+        tried: &mut Vec<Candidate>,
+        tick: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let original = trials.original();
+        let (mut here, mut earlier) = (place.weights.clone(), None);
+        let mut body = 0;
+        while body < MOST_BODY {
+            let Some(guided) = trials.led()? else { break };
+            if !guided.can_afford()
+                || guided.odds(&here, original)? <= -self.budget.margin && (self.is_deep)(&place.answers)
+            {
+                break;
+            }
+            let next = guided.step(&here, original)?;
+            tick();
+            if !next.is_spared {
+                break;
+            }
+            if self.asks_each && !self.asked(trials, place, &next.weights, body + 1, tried)? {
+                break;
+            }
+            body += 1;
+            earlier = Some(std::mem::replace(&mut here, next.weights));
+        }
+        if self.asks_each || body == 0 || self.asked(trials, place, &here, body, tried)? {
+            return Ok(());
+        }
+        match earlier.filter(|_| body > 1) {
+            Some(earlier) if trials.led()?.is_some_and(|g| g.can_ask_again()) => {
+                self.asked(trials, place, &earlier, body - 1, tried).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes to these weights if all inputs keep what they are to keep.
+    fn asked(
+        &self,
+        trials: &mut Trials,
+        place: &mut Place,
+        weights: &Weights,
+        body: usize,
+        tried: &mut Vec<Candidate>,
+    ) -> Result<bool> {
+        let answers = trials.after(Part::Body, weights)?;
+        let next = Place { weights: weights.clone(), answers, body, ..place.clone() };
+        tried.push(trials.judge(&next.strength().to_string(), &next.answers));
+        let keeps = next.answers.is_finite() && (self.keeps)(&next.answers);
+        if keeps {
+            *place = next;
+            trials.go_on();
+        }
+        Ok(keeps)
+    }
+}
+
 /// Mean over the forget inputs of `log Σ_{k∈C_F} p_k − log Σ_{k∈C_R} p_k`.
 pub(super) fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &Aim) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
@@ -188,12 +231,7 @@ pub(super) fn log_odds(logits: &[f64], classes: usize, labels: &[usize], aim: &A
             continue;
         }
         let answers = aim.answers(y);
-        let side = |is_answer: bool| {
-            let own = (0..classes).filter(|k| answers.contains(k) == is_answer).map(|k| row[k]);
-            let top = own.clone().fold(f64::NEG_INFINITY, f64::max);
-            top + own.map(|z| (z - top).exp()).sum::<f64>().ln()
-        };
-        sum += side(true) - side(false);
+        sum += ascent::log_odds(row, |k| answers.contains(&k));
         n += 1.0;
     }
     sum / n
