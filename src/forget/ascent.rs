@@ -136,7 +136,7 @@ impl<'a> Ascent<'a> {
         self.guards.iter().map(|g| g.inputs.len()).sum()
     }
 
-    /// Weights at which the mean log-odds of the forget inputs are lower by [`STEP`], to first order; nothing is guarded.
+    /// Weights at which the mean log-odds of the forget inputs are lower by 1, to first order; nothing is guarded.
     ///
     /// # Errors
     /// When the engine fails.
