@@ -27,9 +27,9 @@ pub struct Chosen {
     pub why: String,
 }
 
-/// Products of numbers that the embedded engine sums in less time than it takes to look for a GPU and to load ONNX Runtime:
-/// 0.05 s at most on two cores, against 0.1 to 0.2 s (docs/benchmarks.md, "Peers").
-pub const LITTLE: u64 = 1_000_000_000;
+/// Products of numbers that the embedded engine sums in less time than it takes to look for a GPU and to load ONNX Runtime,
+/// which is 0.1 to 0.2 s on two cores (docs/benchmarks.md, "Speed against PyTorch"); convolutions are the slowest.
+pub const LITTLE: u64 = 300_000_000;
 
 /// The same as [`choose`] for work of so many products.
 ///
