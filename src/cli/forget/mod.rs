@@ -39,7 +39,7 @@ use std::time::Instant;
 const MOST_PRODUCTS: u64 = 5_000_000_000_000;
 
 /// Times that a given strength runs each input forward: three for its Fisher, which goes back as well, one before, one for each
-/// sign, one for what is reported, and one to check the file.
+/// sign and one for what is reported.
 const SAMPLES_FIXED: usize = 7;
 
 /// Makes a classifier forget one or more classes and writes the changed model.
