@@ -11,6 +11,7 @@ use super::squared::{self, Extents, Factors};
 use super::tile::Tile;
 use super::together;
 use super::window::{Run, Window};
+use super::winograd::Winograd;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -50,6 +51,13 @@ fn add_scaled<T: Real>(y: &mut [T], a: T, x: &[T], step: usize) {
 fn add_run<T: Real>(plane: &mut [T], run: Run, step: usize, a: T, s: &[T]) {
     let seen = plane[run.input..].iter_mut().step_by(step);
     seen.zip(&s[..run.len]).for_each(|(y, &s)| *y += a * s);
+}
+
+/// Fills planes of so many elements with the bias of their channel.
+fn fill_planes<T: Real>(planes: &mut [T], len: usize, bias: Option<&[T]>) {
+    if let Some(bias) = bias {
+        planes.chunks_exact_mut(len).zip(bias.iter().cycle()).for_each(|(plane, &b)| plane.fill(b));
+    }
 }
 
 impl Layout {
@@ -116,6 +124,11 @@ impl Layout {
         if small.is_empty() {
             return small;
         }
+        if let Some(winograd) = Winograd::of(self) {
+            fill_planes(&mut small, len, bias);
+            winograd.conv(large, weight, &mut small);
+            return small;
+        }
         if let Some(pieces) = together::pieces(self) {
             together::conv(self, pieces, large, weight, bias, &mut small);
             return small;
@@ -160,12 +173,13 @@ impl Layout {
         if large.is_empty() {
             return large;
         }
+        if let Some(winograd) = Winograd::transposed(self) {
+            fill_planes(&mut large, inputs, bias);
+            winograd.conv_transpose(small, weight, &mut large);
+            return large;
+        }
         if let Some(pieces) = together::pieces(self) {
-            if let Some(bias) = bias {
-                for (i, plane) in large.chunks_exact_mut(inputs).enumerate() {
-                    plane.fill(bias[i % self.c]);
-                }
-            }
+            fill_planes(&mut large, inputs, bias);
             together::conv_transpose(self, pieces, small, weight, &mut large);
             return large;
         }

@@ -4,7 +4,11 @@ use crate::tensor::Element;
 
 /// The two float types.
 pub(crate) trait Real:
-    Element + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> + std::ops::AddAssign
+    Element
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::AddAssign
 {
     const ZERO: Self;
     const ONE: Self;

@@ -23,6 +23,7 @@ mod together;
 mod view;
 mod vjp;
 mod window;
+mod winograd;
 
 pub use block::Form;
 pub use cases::{Arg, Case, Gradient, Sampler};

@@ -3,9 +3,12 @@
 use crate::error::{Error, Result};
 use crate::tensor::{Array, Element};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Elements below which a loop is not worth handing to other threads.
 pub(crate) const PARALLEL: usize = 1 << 15;
+/// Rows of at least so many elements may go to different threads.
+const LONG_ROW: usize = 16;
 
 /// Runs `$body` with `$t` naming `f32` or `f64`, whichever `$array` holds.
 macro_rules! float_type {
@@ -109,26 +112,40 @@ pub(crate) fn zip_map<A: Element, B: Element, O: Element>(
     if n == 0 {
         return Array::from_vec::<O>(shape, Vec::new());
     }
-    let mut out = vec![O::default(); n];
+    let mut out = Vec::with_capacity(n);
+    let cells = &mut out.spare_capacity_mut()[..n];
     if a.shape() == shape && b.shape() == shape {
-        out.par_iter_mut().with_min_len(PARALLEL).zip(x).zip(y).for_each(|((o, &p), &q)| *o = f(p, q));
+        cells.par_iter_mut().with_min_len(PARALLEL).zip(x).zip(y).for_each(|((o, &p), &q)| _ = o.write(f(p, q)));
     } else if b.len() == 1 && a.shape() == shape {
         let q = y[0];
-        out.par_iter_mut().with_min_len(PARALLEL).zip(x).for_each(|(o, &p)| *o = f(p, q));
+        cells.par_iter_mut().with_min_len(PARALLEL).zip(x).for_each(|(o, &p)| _ = o.write(f(p, q)));
     } else {
         let (sa, sb) = (broadcast_strides(a.shape(), shape), broadcast_strides(b.shape(), shape));
         let run = shape.last().copied().unwrap_or(1);
-        let (ia, ib) = (sa.last().copied().unwrap_or(0), sb.last().copied().unwrap_or(0));
-        rows(shape, [&sa, &sb], |o, [p, q]| {
-            let row = &mut out[o..o + run];
-            match (ia, ib) {
-                (0, 0) => row.fill(f(x[p], y[q])),
-                (0, _) => row.iter_mut().zip(&y[q..q + run]).for_each(|(o, &v)| *o = f(x[p], v)),
-                (_, 0) => row.iter_mut().zip(&x[p..p + run]).for_each(|(o, &v)| *o = f(v, y[q])),
-                _ => row.iter_mut().zip(&x[p..p + run]).zip(&y[q..q + run]).for_each(|((o, &u), &v)| *o = f(u, v)),
+        let steps = (sa.last().copied().unwrap_or(0), sb.last().copied().unwrap_or(0));
+        let row = |row: &mut [MaybeUninit<O>], [p, q]: [usize; 2]| match steps {
+            (0, 0) => {
+                let v = f(x[p], y[q]);
+                row.iter_mut().for_each(|o| _ = o.write(v));
             }
-        });
+            (0, _) => row.iter_mut().zip(&y[q..q + run]).for_each(|(o, &v)| _ = o.write(f(x[p], v))),
+            (_, 0) => row.iter_mut().zip(&x[p..p + run]).for_each(|(o, &v)| _ = o.write(f(v, y[q]))),
+            _ => {
+                let of = x[p..p + run].iter().zip(&y[q..q + run]);
+                row.iter_mut().zip(of).for_each(|(o, (&u, &v))| _ = o.write(f(u, v)));
+            }
+        };
+        if n >= 2 * PARALLEL && run >= LONG_ROW {
+            let mut starts = Vec::with_capacity(n / run);
+            rows(shape, [&sa, &sb], |_, at| starts.push(at));
+            let cells = cells.par_chunks_exact_mut(run).with_min_len(PARALLEL / run + 1);
+            cells.zip(starts).for_each(|(cells, at)| row(cells, at));
+        } else {
+            rows(shape, [&sa, &sb], |o, at| row(&mut cells[o..o + run], at));
+        }
     }
+    // SAFETY: every branch has written all `n` elements, which fit the capacity.
+    unsafe { out.set_len(n) };
     Array::from_vec(shape, out)
 }
 
@@ -138,4 +155,31 @@ pub(crate) fn zip_map<A: Element, B: Element, O: Element>(
 /// When it was left out.
 pub(crate) fn given<'a>(x: &[Option<&'a Array>], i: usize) -> Result<&'a Array> {
     x.get(i).copied().flatten().ok_or_else(|| Error::format(format!("input {i} is missing")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_go_to_several_threads_are_those_of_one() -> Result<()> {
+        let (outer, inner) = (2 * PARALLEL / 48 + 5, [2, 24]);
+        let shape = [outer, inner[0], inner[1]];
+        let of = |shape: &[usize], k: f64| {
+            Array::from_vec(shape, (0..shape.iter().product()).map(|i: usize| (i as f64 * k).sin()).collect())
+        };
+        for b in [&[24][..], &[outer, 1, 24], &[2, 1], &[outer, 1, 1], &[1, 1, 1]] {
+            for (x, y) in [(of(&shape, 0.7)?, of(b, 1.3)?), (of(b, 0.9)?, of(&shape, 1.1)?)] {
+                let got = zip_map(&x, &y, &shape, |p: f64, q: f64| p - 2.0 * q)?;
+                let (sx, sy) = (broadcast_strides(x.shape(), &shape), broadcast_strides(y.shape(), &shape));
+                let (xs, ys) = (x.slice::<f64>()?, y.slice::<f64>()?);
+                for (i, &got) in got.slice::<f64>()?.iter().enumerate() {
+                    let index = [i / 48, i / 24 % 2, i % 24];
+                    let at = |s: &[usize]| index.iter().zip(s).map(|(i, s)| i * s).sum::<usize>();
+                    assert_eq!(got.to_bits(), (xs[at(&sx)] - 2.0 * ys[at(&sy)]).to_bits(), "{b:?} {i}");
+                }
+            }
+        }
+        Ok(())
+    }
 }
