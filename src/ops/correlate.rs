@@ -53,10 +53,10 @@ fn add_run<T: Real>(plane: &mut [T], run: Run, step: usize, a: T, s: &[T]) {
     seen.zip(&s[..run.len]).for_each(|(y, &s)| *y += a * s);
 }
 
-/// Fills planes of so many elements with the bias of their channel.
-fn fill_planes<T: Real>(planes: &mut [T], len: usize, bias: Option<&[T]>) {
+/// Fills planes of `len` elements, of so many channels a sample, with the bias of their channel.
+fn fill_planes<T: Real>(planes: &mut [T], len: usize, channels: usize, bias: Option<&[T]>) {
     if let Some(bias) = bias {
-        planes.chunks_exact_mut(len).zip(bias.iter().cycle()).for_each(|(plane, &b)| plane.fill(b));
+        planes.chunks_exact_mut(len).zip(bias[..channels].iter().cycle()).for_each(|(plane, &b)| plane.fill(b));
     }
 }
 
@@ -125,7 +125,7 @@ impl Layout {
             return small;
         }
         if let Some(winograd) = Winograd::of(self) {
-            fill_planes(&mut small, len, bias);
+            fill_planes(&mut small, len, self.m, bias);
             winograd.conv(large, weight, &mut small);
             return small;
         }
@@ -174,12 +174,12 @@ impl Layout {
             return large;
         }
         if let Some(winograd) = Winograd::transposed(self) {
-            fill_planes(&mut large, inputs, bias);
+            fill_planes(&mut large, inputs, self.c, bias);
             winograd.conv_transpose(small, weight, &mut large);
             return large;
         }
         if let Some(pieces) = together::pieces(self) {
-            fill_planes(&mut large, inputs, bias);
+            fill_planes(&mut large, inputs, self.c, bias);
             together::conv_transpose(self, pieces, small, weight, &mut large);
             return large;
         }
