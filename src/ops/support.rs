@@ -144,7 +144,8 @@ pub(crate) fn zip_map<A: Element, B: Element, O: Element>(
             rows(shape, [&sa, &sb], |o, at| row(&mut cells[o..o + run], at));
         }
     }
-    // SAFETY: every branch has written all `n` elements, which fit the capacity.
+    // SAFETY: every branch has written all `n` elements, which fit the capacity: operands of this shape have as many, and
+    // rows of `run` elements make up the whole.
     unsafe { out.set_len(n) };
     Array::from_vec(shape, out)
 }
