@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
+    onnx_unlearn::memory::keep_freed();
     #[cfg(unix)]
     leave_nothing_behind();
     // clap exits with 2 by itself on wrong usage

@@ -33,6 +33,17 @@ pub fn check(bytes: u64, what: impl std::fmt::Display) -> Result<()> {
     }
 }
 
+/// Lets the allocator keep what is freed for what comes next, where it would give it back to the system and ask for it again
+/// with every tensor (glibc). For the start of a program; the most that is taken stays the same.
+pub fn keep_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: two settings of the allocator, which takes them at any time; one that it refuses stays as it is.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 20);
+    }
+}
+
 /// Bytes for people.
 pub(crate) fn in_words(bytes: u64) -> String {
     if bytes >= 1 << 30 {

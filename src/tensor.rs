@@ -305,6 +305,32 @@ impl Array {
         }
         each_type!(self, a => Self::new(a.view().permuted_axes(axes).as_standard_layout().into_owned()))
     }
+    /// The last two axes swapped, and nothing moved in memory: only [`Array::matrices`] reads what comes out.
+    #[must_use]
+    pub(crate) fn swapped(&self) -> Self {
+        fn go<T: Element>(a: &ArcArray<T, IxDyn>) -> Array {
+            let (mut a, rank) = (a.clone(), a.ndim());
+            if rank > 1 {
+                a.swap_axes(rank - 2, rank - 1);
+            }
+            T::wrap(a)
+        }
+        each_type!(self, a => go(a))
+    }
+    /// The elements in row-major order, or in that which they have with the last two axes swapped: true then.
+    ///
+    /// # Errors
+    /// When the array holds another type.
+    pub fn matrices<T: Element>(&self) -> Result<(&[T], bool)> {
+        let a = self.typed::<T>()?;
+        match a.as_slice() {
+            Some(elements) => Ok((elements, false)),
+            None => a
+                .as_slice_memory_order()
+                .map(|elements| (elements, true))
+                .ok_or_else(|| Error::internal("array has gaps")),
+        }
+    }
     /// All elements as `f64` in row-major order, whatever the type.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {

@@ -1,9 +1,9 @@
 //! Products of matrices with a sum: <https://onnx.ai/onnx/operators/onnx__Gemm.html>.
 
-use super::linalg::{Mat, Real, gemm};
+use super::linalg::{Mat, Real, gemm, gemm_into};
 use super::matmul::weight_gradient;
 use super::product::Product;
-use super::support::{broadcast, broadcast_strides, given, rows};
+use super::support::{broadcast, broadcast_strides, given, rows, written};
 use super::{Bind, Case, Kernel, NodeView, Op, Spec, Vjp};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch};
@@ -54,24 +54,23 @@ impl Gemm {
         let (at, product) = Self::product(n)?;
         let (a, b) = (given(x, 0)?, given(x, 1)?);
         let shape = product.shape();
-        let mut y = vec![T::ZERO; product.m * product.n];
-        let beta = match x.get(2).copied().flatten() {
-            Some(c) if at.beta != 0.0 => {
-                let c_strides = broadcast_strides(c.shape(), &shape);
-                let c = c.slice::<T>()?;
-                rows(&shape, [&c_strides], |o, [p]| {
-                    for (j, y) in y[o..o + product.n].iter_mut().enumerate() {
-                        *y = c[p + j * c_strides[1]];
-                    }
-                });
-                at.beta
-            }
-            _ => 0.0,
-        };
         let (p, q) = (a.shape(), b.shape());
         let a = Mat::new(a.slice::<T>()?, p[0], p[1]).t_if(at.trans_a);
         let b = Mat::new(b.slice::<T>()?, q[0], q[1]).t_if(at.trans_b);
-        gemm(a, b, &mut y, at.alpha, beta, true);
+        let Some(c) = x.get(2).copied().flatten().filter(|_| at.beta != 0.0) else {
+            // SAFETY: all of the product is written.
+            let y = unsafe { written(product.m * product.n, |y| gemm_into(a, b, y, at.alpha, true)) };
+            return Array::from_vec(&shape, y);
+        };
+        let mut y = vec![T::ZERO; product.m * product.n];
+        let c_strides = broadcast_strides(c.shape(), &shape);
+        let c = c.slice::<T>()?;
+        rows(&shape, [&c_strides], |o, [p]| {
+            for (j, y) in y[o..o + product.n].iter_mut().enumerate() {
+                *y = c[p + j * c_strides[1]];
+            }
+        });
+        gemm(a, b, &mut y, at.alpha, at.beta, true);
         Array::from_vec(&shape, y)
     }
 }

@@ -328,6 +328,13 @@ impl Transpose {
     }
 }
 
+/// True for a node that swaps the last two axes of its input, and does nothing else.
+pub(crate) fn swaps_last(n: &NodeView) -> bool {
+    let Ok(perm) = Transpose::perm(n) else { return false };
+    let rank = perm.len();
+    n.op == "Transpose" && rank > 1 && (0..rank - 2).chain([rank - 1, rank - 2]).eq(perm)
+}
+
 impl Op for Transpose {
     fn spec(&self) -> Spec {
         Spec::new("Transpose", 25, (1, 1))

@@ -1,6 +1,7 @@
 //! Matrix products of strided slices, through the `gemm` crate.
 
 use crate::tensor::Element;
+use std::mem::MaybeUninit;
 
 /// The two float types.
 pub(crate) trait Real:
@@ -72,6 +73,20 @@ pub(crate) fn gemm<T: Real>(a: Mat<T>, b: Mat<T>, c: &mut [T], alpha: f64, beta:
     gemm_rows(a, b, c, b.cols, alpha, beta, threads);
 }
 
+/// `c = alpha · a · b`, where nothing is in `c` before and all of it is written.
+///
+/// # Panics
+/// When the matrices do not fit each other or their slices.
+pub(crate) fn gemm_into<T: Real>(a: Mat<T>, b: Mat<T>, c: &mut [MaybeUninit<T>], alpha: f64, threads: bool) {
+    assert!(c.len() == a.rows * b.cols, "matrices do not fit");
+    if a.cols == 0 {
+        c.iter_mut().for_each(|c| _ = c.write(T::ZERO));
+        return;
+    }
+    // SAFETY: `c` holds the product without gaps (checked above), and is not read.
+    unsafe { product(a, b, c.as_mut_ptr().cast(), b.cols, alpha, 0.0, threads) }
+}
+
 /// The same where `c` has `row_stride` elements, at least its columns, from one row to the next.
 ///
 /// # Panics
@@ -85,9 +100,19 @@ pub(crate) fn gemm_rows<T: Real>(
     beta: f64,
     threads: bool,
 ) {
+    let (m, n) = (a.rows, b.cols);
+    assert!(m == 0 || n == 0 || (row_stride >= n && c.len() >= (m - 1) * row_stride + n), "matrices do not fit");
+    // SAFETY: every row of the product lies inside `c` (checked above), which holds numbers.
+    unsafe { product(a, b, c.as_mut_ptr(), row_stride, alpha, beta, threads) }
+}
+
+/// As [`gemm_rows`], and where beta is 0, `c` is not read.
+///
+/// # Safety
+/// `c` has to hold every row of the product, and numbers unless beta is 0.
+unsafe fn product<T: Real>(a: Mat<T>, b: Mat<T>, c: *mut T, row_stride: usize, alpha: f64, beta: f64, threads: bool) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
-    let fits = m == 0 || n == 0 || (row_stride >= n && c.len() >= (m - 1) * row_stride + n);
-    assert!(b.rows == k && fits && a.inside() && b.inside(), "matrices do not fit");
+    assert!(b.rows == k && a.inside() && b.inside(), "matrices do not fit");
     if m == 0 || n == 0 {
         return;
     }
@@ -96,14 +121,14 @@ pub(crate) fn gemm_rows<T: Real>(
     } else {
         gemm::Parallelism::None
     };
-    // SAFETY: every element that the strides reach lies inside its slice (checked above), and `c` is
-    // borrowed mutably, so that it overlaps neither operand.
+    // SAFETY: every element that the strides reach lies inside its slice (checked above, and by the caller for `c`), and `c`
+    // is borrowed mutably by the callers, so that it overlaps neither operand.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c,
             1,
             row_stride as isize,
             beta != 0.0,

@@ -55,6 +55,9 @@ impl Op for MatMul {
         let product = Product::new(n.shape(0)?, n.shape(1)?)?;
         Ok(vec![if let Array::F64(_) = a { product.eval::<f64>(a, b)? } else { product.eval::<f32>(a, b)? }])
     }
+    fn reads_swapped(&self, input: usize) -> bool {
+        input < 2
+    }
     fn vjp(&self, b: &mut Vjp) -> Result<()> {
         let (p, q, dy) = (b.x(0)?, b.x(1)?, b.dy()?);
         if b.wants(0) {
@@ -220,7 +223,7 @@ impl MatMulSquared {
             return Err(Error::internal("MatMulSquared takes [n,k,t] and [n,t,m]"));
         };
         let sets = u.shape()[0];
-        let (a, b, u) = (a.slice::<T>()?, b.slice::<T>()?, u.slice::<T>()?);
+        let ((a, is_swapped), b, u) = (a.matrices::<T>()?, b.slice::<T>()?, u.slice::<T>()?);
         let mut y = vec![T::ZERO; sets * k * m];
         if y.is_empty() || samples == 0 {
             return Array::from_vec(&[sets, k, m], y);
@@ -235,13 +238,14 @@ impl MatMulSquared {
             return Array::from_vec(&[sets, k, m], y);
         }
         let extents = Extents { groups: 1, rows: k, columns: m, unit: T::size()[1], steps: t, samples, sums: sets };
-        Array::from_vec(&[sets, k, m], squared::sum(extents, u, &Stacked { a, b, k, t, m }))
+        Array::from_vec(&[sets, k, m], squared::sum(extents, u, &Stacked { a, is_swapped, b, k, t, m }))
     }
 }
 
-/// The factors of every sample: `a[n]` is `[k, t]`, `b[n]` is `[t, m]`.
+/// The factors of every sample: `a[n]` is `[k, t]`, or `[t, k]` in memory, and `b[n]` is `[t, m]`.
 struct Stacked<'a, T> {
     a: &'a [T],
+    is_swapped: bool,
     b: &'a [T],
     k: usize,
     t: usize,
@@ -250,6 +254,12 @@ struct Stacked<'a, T> {
 
 impl<T: Real> Factors<T> for Stacked<'_, T> {
     fn left(&self, n: usize, _: usize, steps: Range<usize>, rows: Range<usize>, out: &mut [T], width: usize) {
+        if self.is_swapped {
+            for (out, step) in out.chunks_mut(width).zip(steps) {
+                out[..rows.len()].copy_from_slice(&self.a[(n * self.t + step) * self.k..][rows.clone()]);
+            }
+            return;
+        }
         for (i, row) in rows.enumerate() {
             let row = &self.a[(n * self.k + row) * self.t..][steps.clone()];
             out[i..].iter_mut().step_by(width).zip(row).for_each(|(o, &a)| *o = a);
@@ -282,6 +292,9 @@ impl Op for MatMulSquared {
     }
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>> {
         Ok(vec![if let Array::F64(_) = given(x, 0)? { Self::run::<f64>(n, x)? } else { Self::run::<f32>(n, x)? }])
+    }
+    fn reads_swapped(&self, input: usize) -> bool {
+        input == 0
     }
     fn vjp(&self, b: &mut Vjp) -> Result<()> {
         Err(b.not_differentiable(0, "it ends a Fisher estimate"))

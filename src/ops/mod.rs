@@ -16,6 +16,7 @@ mod pen;
 mod pen_layout;
 mod product;
 mod recurrent;
+mod smooth;
 mod squared;
 pub(crate) mod support;
 mod tile;
@@ -28,6 +29,7 @@ mod winograd;
 pub use block::Form;
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
+pub(crate) use layout::swaps_last;
 pub use pen::Pen;
 pub(crate) use pen::{reduce_sum, reshape, transpose};
 pub use view::NodeView;
@@ -142,6 +144,11 @@ pub trait Op: Sync {
     /// # Errors
     /// When the elements do not fit (an index out of range, say).
     fn eval(&self, n: &NodeView, x: &[Option<&Array>]) -> Result<Vec<Array>>;
+    /// True when [`Op::eval`] takes this input with its last two axes swapped in memory (see [`Array::matrices`]).
+    fn reads_swapped(&self, input: usize) -> bool {
+        let _ = input;
+        false
+    }
     /// All outputs, where they follow from the types of the inputs alone (the shape of a value, say): the
     /// node is then never added.
     fn fold(&self, n: &NodeView) -> Option<Vec<Array>> {

@@ -1,12 +1,13 @@
 //! The work of a product of matrices, which several ops are.
 
 use super::block::TILE;
-use super::linalg::{Mat, Real, gemm};
-use super::support::{broadcast, broadcast_strides, rows};
+use super::linalg::{Mat, Real, gemm_into};
+use super::support::{broadcast, broadcast_strides, rows, written};
 use super::{Bind, Kernel, Params, Step, grid_1d};
 use crate::error::{Error, Result};
 use crate::tensor::Array;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Sums of at least so many products are cut into parts where fewer than [`FEW`] workgroups would share them.
 const LONG: usize = 1 << 16;
@@ -77,14 +78,17 @@ impl Product {
     ///
     /// # Errors
     /// When an operand is not of type `T`.
-    pub(super) fn eval<T: Real>(self, a: &Array, b: &Array) -> Result<Array> {
-        let (a, b, shape) = (a.slice::<T>()?, b.slice::<T>()?, self.shape());
+    pub(super) fn eval<T: Real>(mut self, a: &Array, b: &Array) -> Result<Array> {
+        let ((a, a_is_swapped), (b, b_is_swapped)) = (a.matrices::<T>()?, b.matrices::<T>()?);
+        let shape = self.shape();
+        if a_is_swapped {
+            self.a = [1, self.m];
+        }
         let folded = self.folded();
         let (m, n, k) = (folded.m, folded.n, folded.k);
         let count: usize = folded.batch.iter().product();
-        let mut y = vec![T::ZERO; count * m * n];
-        if y.is_empty() {
-            return Array::from_vec(&shape, y);
+        if count * m * n == 0 {
+            return Array::from_vec::<T>(&shape, Vec::new());
         }
         let mut at = Vec::with_capacity(count);
         rows(
@@ -94,15 +98,25 @@ impl Product {
                 at.push(o);
             },
         );
-        let each = |(y, &[p, q]): (&mut [T], &[usize; 2]), threads| {
-            gemm(Mat::new(&a[p..p + m * k], m, k), Mat::new(&b[q..q + k * n], k, n), y, 1.0, 0.0, threads);
+        let each = |(y, &[p, q]): (&mut [MaybeUninit<T>], &[usize; 2]), threads| {
+            let matrix = |x, rows, columns, is_swapped: bool| {
+                let [rows, columns] = if is_swapped { [columns, rows] } else { [rows, columns] };
+                Mat::new(x, rows, columns).t_if(is_swapped)
+            };
+            let (a, b) = (matrix(&a[p..p + m * k], m, k, a_is_swapped), matrix(&b[q..q + k * n], k, n, b_is_swapped));
+            gemm_into(a, b, y, 1.0, threads);
         };
-        if count >= 2 && m * n * k < 1 << 22 {
-            let min = ((1 << 15) / (m * n * k).max(1)).max(1);
-            y.par_chunks_mut(m * n).zip(&at).with_min_len(min).for_each(|j| each(j, false));
-        } else {
-            y.chunks_mut(m * n).zip(&at).for_each(|j| each(j, true));
-        }
+        // SAFETY: there are as many starts as products, and each product is written.
+        let y = unsafe {
+            written(count * m * n, |y| {
+                if count >= 2 && m * n * k < 1 << 22 {
+                    let min = ((1 << 15) / (m * n * k).max(1)).max(1);
+                    y.par_chunks_mut(m * n).zip(&at).with_min_len(min).for_each(|j| each(j, false));
+                } else {
+                    y.chunks_mut(m * n).zip(&at).for_each(|j| each(j, true));
+                }
+            })
+        };
         Array::from_vec(&shape, y)
     }
 

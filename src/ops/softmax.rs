@@ -1,5 +1,6 @@
 //! Softmax, its logarithm and its limit: <https://onnx.ai/onnx/operators/onnx__Softmax.html>.
 
+use super::smooth::Exp;
 use super::support::{PARALLEL, float_type, given};
 use super::{Bind, Case, Kernel, NodeView, Op, Params, Spec, Step, Vjp, grid_1d, reshape};
 use crate::error::{Error, Result};
@@ -35,14 +36,16 @@ macro_rules! row {
     ($t:ty, $x:expr, $y:expr, $log:expr) => {{
         let (x, y): (&[$t], &mut [$t]) = ($x, $y);
         let most = x.iter().fold(x[0], |m, &v| if v > m || v.is_nan() { v } else { m });
-        let mut sum = 0.0;
-        for (y, &x) in y.iter_mut().zip(x) {
-            let e = (x - most).exp();
-            sum += e;
-            *y = if $log { x - most } else { e };
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = x - most);
+        <$t>::exp_all(y);
+        let sum = y.iter().sum::<$t>();
+        if $log {
+            let last = sum.ln();
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = x - most - last);
+        } else {
+            let last = 1.0 / sum;
+            y.iter_mut().for_each(|y| *y *= last);
         }
-        let last = if $log { sum.ln() } else { 1.0 / sum };
-        y.iter_mut().for_each(|y| *y = if $log { *y - last } else { *y * last });
     }};
 }
 

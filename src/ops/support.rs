@@ -97,6 +97,18 @@ pub(crate) fn rows<const K: usize>(out: &[usize], strides: [&[usize]; K], mut f:
     }
 }
 
+/// `n` elements that `write` writes, and nobody before.
+///
+/// # Safety
+/// `write` has to write all of them.
+pub(crate) unsafe fn written<T>(n: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+    let mut out = Vec::with_capacity(n);
+    write(&mut out.spare_capacity_mut()[..n]);
+    // SAFETY: the elements fit the capacity, and the caller says that they are written.
+    unsafe { out.set_len(n) };
+    out
+}
+
 /// `out[i] = f(a[i], b[i])` with broadcasting to `shape`.
 ///
 /// # Errors
@@ -112,8 +124,21 @@ pub(crate) fn zip_map<A: Element, B: Element, O: Element>(
     if n == 0 {
         return Array::from_vec::<O>(shape, Vec::new());
     }
-    let mut out = Vec::with_capacity(n);
-    let cells = &mut out.spare_capacity_mut()[..n];
+    // SAFETY: every branch writes all `n` elements: operands of this shape have as many, and rows of `run` elements make up
+    // the whole.
+    let out = unsafe { written(n, |cells| zip_into((a, x), (b, y), shape, cells, f)) };
+    Array::from_vec(shape, out)
+}
+
+/// Writes all of [`zip_map`], which is not empty.
+fn zip_into<A: Element, B: Element, O: Element>(
+    (a, x): (&Array, &[A]),
+    (b, y): (&Array, &[B]),
+    shape: &[usize],
+    cells: &mut [MaybeUninit<O>],
+    f: impl Fn(A, B) -> O + Sync,
+) {
+    let n = cells.len();
     if a.shape() == shape && b.shape() == shape {
         cells.par_iter_mut().with_min_len(PARALLEL).zip(x).zip(y).for_each(|((o, &p), &q)| _ = o.write(f(p, q)));
     } else if b.len() == 1 && a.shape() == shape {
@@ -144,10 +169,6 @@ pub(crate) fn zip_map<A: Element, B: Element, O: Element>(
             rows(shape, [&sa, &sb], |o, at| row(&mut cells[o..o + run], at));
         }
     }
-    // SAFETY: every branch has written all `n` elements, which fit the capacity: operands of this shape have as many, and
-    // rows of `run` elements make up the whole.
-    unsafe { out.set_len(n) };
-    Array::from_vec(shape, out)
 }
 
 /// The input that has to be there.

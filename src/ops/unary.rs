@@ -1,12 +1,14 @@
 //! Functions of one element: <https://onnx.ai/onnx/operators/>. The machine, and the plain ones.
 
 use super::convert::narrow;
-use super::support::{PARALLEL, given};
+use super::smooth;
+use super::support::{PARALLEL, given, written};
 use super::{Arg, Bind, Case, Kernel, NodeView, Op, Params, Sampler, Spec, Step, Vjp, grid_1d};
 use crate::error::{Error, Result};
 use crate::graph::{Attrs, Batch, Graph, ValueId};
 use crate::tensor::{Array, DType, TensorType};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// `y = f(x; a, b)` for each element.
 pub(super) struct Unary {
@@ -29,7 +31,6 @@ pub(super) struct Unary {
 macro_rules! f {
     (|$x:ident| $e:expr) => { f!(|$x, _a, _b| $e) };
     (|$x:ident, $a:ident, $b:ident| $e:expr) => { f!(@ $x $a $b $e, $e) };
-    (|$x:ident| $e32:expr, $e64:expr) => { f!(@ $x _a _b $e32, $e64) };
     (@ $x:ident $a:ident $b:ident $e32:expr, $e64:expr) => {
         (
             |x: &[f32], $a: f32, $b: f32, y: &mut [f32]| y.iter_mut().zip(x).for_each(|(y, &$x)| *y = $e32),
@@ -39,6 +40,19 @@ macro_rules! f {
 }
 
 pub(super) use f;
+
+/// The same where single precision is done in place by a function of `smooth.rs`.
+macro_rules! many {
+    ($f32:path, |$x:ident| $e64:expr) => {
+        (
+            |x: &[f32], _: f32, _: f32, y: &mut [f32]| {
+                y.copy_from_slice(x);
+                $f32(y);
+            },
+            |x: &[f64], _: f64, _: f64, y: &mut [f64]| y.iter_mut().zip(x).for_each(|(y, &$x)| *y = $e64),
+        )
+    };
+}
 
 pub(super) type Functions = (fn(&[f32], f32, f32, &mut [f32]), fn(&[f64], f64, f64, &mut [f64]));
 
@@ -111,6 +125,9 @@ fn words(n: &NodeView, code: u32, [a, b]: [u32; 2]) -> Result<Kernel> {
     }))
 }
 
+/// Elements that a function is called with at once, and that stay in the cache until they are written.
+const AT_ONCE: usize = 512;
+
 /// `f` of every element, in the precision of `x`.
 pub(super) fn map(
     x: &Array,
@@ -119,9 +136,18 @@ pub(super) fn map(
     [a, b]: [f64; 2],
 ) -> Result<Array> {
     fn go<T: crate::tensor::Element>(x: &Array, f: impl Fn(&[T], &mut [T]) + Sync) -> Result<Array> {
-        let x_ = x.slice::<T>()?;
-        let mut y = vec![T::default(); x_.len()];
-        y.par_chunks_mut(PARALLEL).zip(x_.par_chunks(PARALLEL)).for_each(|(y, x)| f(x, y));
+        let from = x.slice::<T>()?;
+        let chunk = |(cells, x): (&mut [MaybeUninit<T>], &[T])| {
+            let mut y = [T::default(); AT_ONCE];
+            for (cells, x) in cells.chunks_mut(AT_ONCE).zip(x.chunks(AT_ONCE)) {
+                f(x, &mut y[..x.len()]);
+                cells.iter_mut().zip(y).for_each(|(cell, y)| _ = cell.write(y));
+            }
+        };
+        // SAFETY: chunks make up the whole, and every element of one is written.
+        let y = unsafe {
+            written(from.len(), |cells| cells.par_chunks_mut(PARALLEL).zip(from.par_chunks(PARALLEL)).for_each(chunk))
+        };
         Array::from_vec(x.shape(), y)
     }
     match x {
@@ -223,7 +249,7 @@ static LEAKY_RELU: Unary = unary("LeakyRelu", 16, 1, f!(|x, a, _b| if x < 0.0 { 
 .params(&[("alpha", 0.01)])
 .sampled(-3.0, 3.0, &[0.0]);
 
-static SIGMOID: Unary = unary("Sigmoid", 13, 2, f!(|x| 1.0 / (1.0 + (-x).exp())), |b| {
+static SIGMOID: Unary = unary("Sigmoid", 13, 2, many!(smooth::sigmoid, |x| 1.0 / (1.0 + (-x).exp())), |b| {
     // dx = dy · y · (1 − y)
     let (y, dy) = (b.y(0)?, b.dy()?);
     let yy = b.mul(y, y)?;
@@ -240,7 +266,7 @@ static TANH: Unary = unary("Tanh", 13, 3, f!(|x| x.tanh()), |b| {
     b.mul(dy, slope)
 });
 
-static EXP: Unary = unary("Exp", 13, 4, f!(|x| x.exp()), |b| {
+static EXP: Unary = unary("Exp", 13, 4, many!(smooth::exp, |x| x.exp()), |b| {
     // dx = dy · y
     let (y, dy) = (b.y(0)?, b.dy()?);
     b.mul(dy, y)
@@ -300,7 +326,7 @@ static CEIL: Unary = unary("Ceil", 13, 17, f!(|x| x.ceil()), flat).sampled(-3.0,
 static ROUND: Unary =
     unary("Round", 22, 18, f!(|x| x.round_ties_even()), flat).sampled(-3.0, 3.0, &[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]);
 
-static ERF: Unary = unary("Erf", 13, 8, f!(|x| libm::erff(x), libm::erf(x)), |b| {
+static ERF: Unary = unary("Erf", 13, 8, many!(smooth::erf, |x| libm::erf(x)), |b| {
     // dx = dy · 2/√π · exp(−x²)
     let (x, dy) = (b.x(0)?, b.dy()?);
     let xx = b.mul(x, x)?;

@@ -26,6 +26,8 @@ fn main() -> Result<()> {
         println!("usage: MODEL INPUTS.npz ENGINE [REPEATS [WHAT]]");
         return Ok(());
     };
+    // as the program does
+    onnx_unlearn::memory::keep_freed();
     let choice = match engine.as_str() {
         "cpu" => Choice::Cpu,
         "ort" => Choice::Ort,

@@ -84,6 +84,9 @@ SHARE_OF_CODES = 0.2
 def recipe(name):
     data, architecture, kind = name.split("_")
     made = dict(ARCHITECTURES[architecture])
+    plain = made["net"]
+    # convolutions train a quarter to a half faster so
+    made["net"] = lambda: plain().to(memory_format=torch.channels_last)
     made["epochs"] = made["epochs"][kind]
     made["t_mix"] = SHARE_OF_CODES if kind == "c" else 0.0
     made["seed"] = 100 + NAMES.index(name)
