@@ -26,7 +26,12 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
+//# direct
 @group(0) @binding(1) var<storage, read> w: array<f32>;
+//# tiled
+// floats, or halves of them two to a word
+@group(0) @binding(1) var<storage, read> w: array<u32>;
+//# all
 // the same elements in fours: every row has whole fours
 @group(0) @binding(2) var<storage, read> w4: array<vec4<f32>>;
 // where every k lies in x, four by four
@@ -38,6 +43,8 @@ struct Params {
 @group(0) @binding(7) var<storage, read> params: Params;
 
 override HAS_BIAS: u32 = 0u;
+// Whether w is halves, in the tiled form.
+override HALVES: u32 = 0u;
 // Whether r is added.
 override HAS_R: u32 = 0u;
 // Whether a Relu follows, which then has nothing left to do.
@@ -115,6 +122,7 @@ fn main(
     //: store s at base | COLUMN * params.y_m | place_y(ROW) | params.positions | params.m
 }
 //# tiled
+//: include halves
 var<workgroup> tile_rows: array<f32, 2112>;
 var<workgroup> tile_columns: array<f32, 1088>;
 
@@ -125,7 +133,9 @@ fn row_element(position: u32, k: u32) -> f32 {
 
 fn column_element(k: u32, m: u32) -> f32 {
     if m >= params.m || k >= params.k { return 0.0; }
-    return w[(g * params.m + m) * params.w_m + k];
+    let i = (g * params.m + m) * params.w_m + k;
+    if HALVES == 1u { return half_of(w[i / 2u], i % 2u); }
+    return bitcast<f32>(w[i]);
 }
 
 @compute @workgroup_size(16, 16)

@@ -16,6 +16,11 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;
 @group(0) @binding(3) var<storage, read> params: Params;
 
+// Whether x is halves, two to a word.
+override HALVES: u32 = 0u;
+
+//: include halves
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = id.x + id.y * groups.x * 64u;
@@ -32,7 +37,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     var index = indices[k];
     if index < 0 { index += params.extent; }
     if index >= 0 && index < params.extent {
-        y[i] = x[source + u32(index) * params.step];
+        let place = source + u32(index) * params.step;
+        if HALVES == 1u {
+            y[i] = bitcast<u32>(half_of(x[place / 2u], place % 2u));
+        } else {
+            y[i] = x[place];
+        }
     } else {
         y[i] = 0u;
     }

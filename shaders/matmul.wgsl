@@ -17,8 +17,14 @@ struct Params {
     b_batch: array<u32, 8>,
 }
 
+//# direct
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
+//# tiled
+// floats, or halves of them two to a word
+@group(0) @binding(0) var<storage, read> a: array<u32>;
+@group(0) @binding(1) var<storage, read> b: array<u32>;
+//# all
 // the same elements in fours
 @group(0) @binding(2) var<storage, read> a4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> b4: array<vec4<f32>>;
@@ -37,6 +43,9 @@ override RELU: u32 = 0u;
 // Whether a is read in fours along k; whether b is: 1 along its columns, 2 along k as a is.
 override FOURS_A: u32 = 0u;
 override FOURS_B: u32 = 0u;
+// Whether an operand is halves, in the tiled form.
+override HALVES_A: u32 = 0u;
+override HALVES_B: u32 = 0u;
 
 // Where the operands of product z begin.
 fn start(z: u32) -> vec2<u32> {
@@ -107,18 +116,23 @@ fn main(
     }
 }
 //# tiled
+//: include halves
 var<workgroup> tile_rows: array<f32, 2112>;
 var<workgroup> tile_columns: array<f32, 1088>;
 var<private> at: vec2<u32>;
 
 fn row_element(row: u32, k: u32) -> f32 {
     if row >= params.m || k >= params.k { return 0.0; }
-    return a[at.x + row * params.a_strides[0] + k * params.a_strides[1]];
+    let i = at.x + row * params.a_strides[0] + k * params.a_strides[1];
+    if HALVES_A == 1u { return half_of(a[i / 2u], i % 2u); }
+    return bitcast<f32>(a[i]);
 }
 
 fn column_element(k: u32, column: u32) -> f32 {
     if column >= params.n || k >= params.k { return 0.0; }
-    return b[at.y + k * params.b_strides[0] + column * params.b_strides[1]];
+    let i = at.y + k * params.b_strides[0] + column * params.b_strides[1];
+    if HALVES_B == 1u { return half_of(b[i / 2u], i % 2u); }
+    return bitcast<f32>(b[i]);
 }
 
 @compute @workgroup_size(16, 16)

@@ -295,7 +295,7 @@ impl Weights {
         for (name, id) in &bound.weights {
             if let crate::graph::Source::Weight(data) = &bound.graph.value(*id).source {
                 all.names.push(name.clone());
-                all.tensors.push(engine.upload(data)?);
+                all.tensors.push(engine.upload_weight(data)?);
             }
         }
         Ok(all)

@@ -195,7 +195,9 @@ fn check_graph(shaders: &mut Shaders, graph: &Graph) -> Check {
     }
     // what engines run has some nodes joined
     let joined = bundle::steps(graph).map_err(|e| e.to_string())?;
-    joined.iter().try_for_each(|step| shaders.check(step).map_err(|e| format!("joined, {}: {e}", step.shader.name)))
+    joined.iter().try_for_each(|step| shaders.check(step).map_err(|e| format!("joined, {}: {e}", step.shader.name)))?;
+    let halves = bundle::steps_of_halves(graph, shaders.form).map_err(|e| e.to_string())?;
+    halves.iter().try_for_each(|step| shaders.check(step).map_err(|e| format!("of halves, {}: {e}", step.shader.name)))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::classifier::{Classifier, ClassifierOptions};
 use crate::engine::choose::{Choice, Chosen, choose, choose_for};
-use crate::engine::wgpu::Kernels;
+use crate::engine::wgpu::{Kernels, Storage, Wishes};
 use crate::error::{Error, Result};
 pub(super) use crate::files::same_file;
 use crate::graph::cost;
@@ -110,6 +110,21 @@ pub(super) struct EngineArgs {
     /// How the shaders of '--engine wgpu' multiply.
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     kernels: KernelsName,
+    /// How weights lie on the device of '--engine wgpu'.
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    storage: StorageName,
+}
+
+/// How weights lie, on the command line.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum StorageName {
+    /// f16 on a GPU, else f32
+    #[default]
+    Auto,
+    /// Weights that are float16 in the model's file lie so, in half the memory and to the bit; others in 32 bits
+    F16,
+    /// In 32 bits
+    F32,
 }
 
 /// How shaders multiply, on the command line.
@@ -145,12 +160,20 @@ impl EngineArgs {
     }
     /// The engine that is asked for, where it is not known how much there is to compute.
     pub(super) fn open(&self) -> Result<Chosen> {
-        choose(self.choice(), self.ort_library.clone(), self.kernels.kernels())
+        choose(self.choice(), self.ort_library.clone(), self.wishes())
     }
     /// The engine that is asked for, to run so many samples forward; one that goes back as well counts as three.
     pub(super) fn open_for(&self, classifier: &Classifier, samples: usize) -> Result<Chosen> {
         let products = cost::products(&classifier.bind(1)?.graph).saturating_mul(samples as u64);
-        choose_for(products, self.choice(), self.ort_library.clone(), self.kernels.kernels())
+        choose_for(products, self.choice(), self.ort_library.clone(), self.wishes())
+    }
+    fn wishes(&self) -> Wishes {
+        let storage = match self.storage {
+            StorageName::Auto => Storage::Auto,
+            StorageName::F16 => Storage::F16,
+            StorageName::F32 => Storage::F32,
+        };
+        Wishes { kernels: self.kernels.kernels(), storage }
     }
     fn choice(&self) -> Choice {
         match self.engine {

@@ -4,12 +4,12 @@
 //! The data holds 32-bit words, little-endian: floats, integers as `int32`, conditions as 0 and 1. A span is
 //! `[offset, bytes]` in it.
 
-use super::program::{Limits, Place, Program};
+use super::program::{Halves, Limits, Place, Program};
 use super::words;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::ops::{Bind, Form, Shader, Step};
-use crate::tensor::{Array, TensorType};
+use crate::tensor::{Array, DType, TensorType};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -152,7 +152,17 @@ pub struct Bundle {
 /// # Errors
 /// As [`Bundle::add`].
 pub fn steps(graph: &Graph) -> Result<Vec<Step>> {
-    Ok(Program::new(graph, &WEBGPU)?.dispatches.into_iter().map(|d| d.step).collect())
+    Ok(Program::new(graph, &WEBGPU, &Halves::default())?.dispatches.into_iter().map(|d| d.step).collect())
+}
+
+/// The same where every float that is fed lies in halves, with shaders of this form.
+///
+/// # Errors
+/// As [`Bundle::add`].
+pub fn steps_of_halves(graph: &Graph, form: Form) -> Result<Vec<Step>> {
+    let fed = graph.inputs.iter().map(|&id| graph.dtype(id) == DType::F32).collect();
+    let program = Program::new(graph, &WEBGPU, &Halves { fed, is_tiled: form == Form::Tiled })?;
+    Ok(program.dispatches.into_iter().map(|d| d.step).collect())
 }
 
 impl Default for Bundle {
@@ -191,7 +201,7 @@ impl Bundle {
         outputs: &[String],
         mut input: impl FnMut(&str) -> Result<(Role, Option<Array>)>,
     ) -> Result<()> {
-        let program = Program::new(graph, &WEBGPU)?;
+        let program = Program::new(graph, &WEBGPU, &Halves::default())?;
         let mut inputs = Vec::with_capacity(program.inputs.len());
         for i in &program.inputs {
             WEBGPU.fits(&i.ty).map_err(|e| e.at(format!("input {}", i.name)))?;

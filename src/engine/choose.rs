@@ -35,22 +35,29 @@ pub const LITTLE: u64 = 300_000_000;
 ///
 /// # Errors
 /// As [`choose`].
-pub fn choose_for(products: u64, choice: Choice, library: Option<PathBuf>, kernels: wgpu::Kernels) -> Result<Chosen> {
+pub fn choose_for(
+    products: u64,
+    choice: Choice,
+    library: Option<PathBuf>,
+    wishes: impl Into<wgpu::Wishes>,
+) -> Result<Chosen> {
+    let wishes = wishes.into();
     // who names a library or a form of shaders wants to see it used
-    if choice == Choice::Auto && library.is_none() && kernels == wgpu::Kernels::Auto && products <= LITTLE {
+    if choice == Choice::Auto && library.is_none() && wishes == wgpu::Wishes::default() && products <= LITTLE {
         let why = "so little work takes less time than to look for a device".to_owned();
         return Ok(Chosen { engine: Box::new(Cpu), why });
     }
-    choose(choice, library, kernels)
+    choose(choice, library, wishes)
 }
 
 /// Opens the engine that is asked for. `library` is where ONNX Runtime lies, if the user says so, and
-/// `kernels` how a GPU multiplies.
+/// `wishes` how a GPU multiplies and keeps weights.
 ///
 /// # Errors
 /// When an engine that was asked for by name cannot be had; `Auto` always ends with the embedded engine.
-pub fn choose(choice: Choice, library: Option<PathBuf>, kernels: wgpu::Kernels) -> Result<Chosen> {
-    let options = wgpu::Options { kernels, ..wgpu::Options::default() };
+pub fn choose(choice: Choice, library: Option<PathBuf>, wishes: impl Into<wgpu::Wishes>) -> Result<Chosen> {
+    let wgpu::Wishes { kernels, storage } = wishes.into();
+    let options = wgpu::Options { kernels, storage, ..wgpu::Options::default() };
     let gpu = |allow_software| wgpu::WgpuEngine::new(&wgpu::Options { allow_software, ..options.clone() });
     let named = |engine: Box<dyn Engine>| Chosen { engine, why: "asked for by name".to_owned() };
     match choice {

@@ -6,6 +6,7 @@ pub mod choose;
 pub mod cpu;
 pub mod fit;
 mod fuse;
+mod halves;
 pub mod ort;
 mod ort_library;
 pub mod parts;
@@ -121,6 +122,13 @@ pub trait Engine: Send + Sync {
     /// When memory is short.
     fn upload(&self, array: &Array) -> Result<Tensor> {
         Ok(Tensor::Host(array.clone()))
+    }
+    /// The same for elements that are read often and stay as they are, which may lie in less memory.
+    ///
+    /// # Errors
+    /// As [`Engine::upload`].
+    fn upload_weight(&self, array: &Array) -> Result<Tensor> {
+        self.upload(array)
     }
 }
 

@@ -2,7 +2,7 @@
 //! [`wgpu`](super::wgpu) engine runs it, and a [`Bundle`](super::bundle::Bundle) writes it out.
 
 use super::plan::{self, Job, Slots};
-use super::{chains, fuse, words};
+use super::{chains, fuse, halves, words};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Source, ValueId, passes};
 use crate::ops::{Bind, Kernel, Step};
@@ -91,6 +91,22 @@ pub(crate) struct Input {
     pub ty: TensorType,
     /// Whether anything reads it.
     pub used: bool,
+    /// Whether it is fed as halves.
+    pub is_halves: bool,
+}
+
+impl Input {
+    /// Words of its feed.
+    pub(crate) fn words(&self) -> usize {
+        if self.is_halves { halves::words(self.ty.len()) } else { self.ty.len() }
+    }
+}
+
+/// Which inputs are fed as [`halves`], and whether shaders that multiply are of the tiled form, which reads them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Halves {
+    pub fed: Vec<bool>,
+    pub is_tiled: bool,
 }
 
 /// A constant or a weight.
@@ -146,7 +162,7 @@ impl Program {
     /// Bytes of all buffers: constants, parameters, feeds and everything in between.
     pub(crate) fn bytes(&self) -> u64 {
         let fixed = self.fixed.iter().map(|f| f.bytes);
-        let fed = self.inputs.iter().map(|i| words::bytes(i.ty.len()));
+        let fed = self.inputs.iter().map(|i| words::bytes(i.words()));
         let params = words::bytes(self.params.len() / 4);
         fixed.chain(fed).chain(self.slots.iter().copied()).chain([params]).fold(0, u64::saturating_add)
     }
@@ -155,7 +171,7 @@ impl Program {
     ///
     /// # Errors
     /// When a node has no kernel, or exceeds the limits; the node is named.
-    pub(crate) fn new(graph: &Graph, limits: &Limits) -> Result<Self> {
+    pub(crate) fn new(graph: &Graph, limits: &Limits, halves: &Halves) -> Result<Self> {
         let mut graph = graph.clone();
         passes::prune(&mut graph);
         fuse::conditions(&mut graph);
@@ -169,12 +185,15 @@ impl Program {
         chains::join(&mut graph, &mut kernels);
         let view: Vec<bool> = kernels.iter().map(|k| matches!(k, Kernel::Alias)).collect();
         let root = plan::roots(&graph, &view);
+        let is_halves = halves::values(&graph, &root, &halves.fed);
+        halves::read(&graph, &mut kernels, &root, &is_halves, halves.is_tiled);
         let jobs = jobs(limits, &graph, &kernels, &root)?;
         let slots = Slots::assign(&jobs, &plan::last_use(&graph, &root));
         let mut places = Places {
             limits,
             graph: &graph,
             root: &root,
+            is_halves: &is_halves,
             slots: &slots,
             inputs: graph.inputs.iter().enumerate().map(|(i, id)| (id.index(), i)).collect(),
             fixed: Vec::new(),
@@ -210,6 +229,7 @@ impl Program {
             name: graph.label(id),
             ty: graph.value(id).ty.clone(),
             used: bound(Place::Feed(i)),
+            is_halves: is_halves[id.index()],
         });
         Ok(Self { inputs: inputs.collect(), dispatches, params, fixed, slots: slots.sizes.clone(), outputs })
     }
@@ -245,6 +265,7 @@ struct Places<'a> {
     limits: &'a Limits,
     graph: &'a Graph,
     root: &'a [usize],
+    is_halves: &'a [bool],
     slots: &'a Slots,
     /// Input number by value index.
     inputs: HashMap<usize, usize>,
@@ -259,6 +280,9 @@ impl Places<'_> {
     fn of_step(&mut self, node: &Node, step: &Step, slots: &[usize], scratch: &[u64]) -> Result<Vec<(Place, u64)>> {
         self.limits.check(step)?;
         let one = |bind: &Bind| match value_of(node, *bind)? {
+            Ok(id) if self.is_halves[self.root[id.index()]] => {
+                Ok((self.of(id)?, words::bytes(halves::words(self.graph.value(id).ty.len()))))
+            }
             Ok(id) => Ok((self.of(id)?, self.limits.fits(&self.graph.value(id).ty)?)),
             Err(i) => Ok((Place::Slot(slots[i]), scratch[i])),
         };

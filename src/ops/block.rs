@@ -45,9 +45,10 @@ const PITCH: [usize; 2] = [TILE[0] + 4, TILE[1] + 4];
 const INVOCATIONS: usize = 256;
 
 /// What several shaders include, by name.
-pub(super) const FUNCTIONS: [(&str, &str); 2] = [
+pub(super) const FUNCTIONS: [(&str, &str); 3] = [
     ("functions", include_str!("../../shaders/parts/functions.wgsl")),
     ("operations", include_str!("../../shaders/parts/operations.wgsl")),
+    ("halves", include_str!("../../shaders/parts/halves.wgsl")),
 ];
 
 /// The text of a shader in this form; the same text for the same source.

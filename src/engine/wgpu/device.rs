@@ -1,6 +1,7 @@
 //! The open device: its limits, its errors as values, the compiled pipelines.
 
-use super::{Kernels, Options, adapter, subgroups};
+use super::{Kernels, Options, Storage, adapter, subgroups};
+use crate::engine::halves;
 use crate::error::{Error, Result};
 use crate::ops::{Bind, Form, Shader, Step};
 use std::collections::HashMap;
@@ -29,6 +30,10 @@ pub(super) struct Gpu {
     pub limits: Limits,
     /// How shaders that multiply are written.
     pub form: Form,
+    /// Whether weights that are float16 to the bit lie so.
+    pub keeps_halves: bool,
+    /// Those of fewer elements do not.
+    pub fewest_halves: usize,
     /// What went wrong outside of any call that could have said so; the device is given up then.
     trouble: Arc<Mutex<Option<String>>>,
     /// Modules and their sources by name.
@@ -58,7 +63,7 @@ impl Gpu {
     pub(super) fn open(options: &Options) -> Result<Self> {
         let mut refused = Vec::new();
         for adapter in adapter::candidates(options)? {
-            match Self::open_one(&adapter, options.kernels()?, options.max_binding) {
+            match Self::open_one(&adapter, options, options.kernels()?, options.storage()?) {
                 Ok(gpu) => return Ok(gpu),
                 Err(why) => refused.push(format!("{}: {why}", adapter::describe(&adapter.get_info()))),
             }
@@ -66,7 +71,12 @@ impl Gpu {
         Err(Error::engine(format!("no GPU adapter can be used: {}", refused.join("; "))))
     }
 
-    fn open_one(adapter: &wgpu::Adapter, kernels: Kernels, max_binding: Option<u64>) -> Result<Self, String> {
+    fn open_one(
+        adapter: &wgpu::Adapter,
+        options: &Options,
+        kernels: Kernels,
+        storage: Storage,
+    ) -> Result<Self, String> {
         let has = adapter.limits();
         let ask = Limits::default();
         let short = [
@@ -98,7 +108,7 @@ impl Gpu {
         let mut limits = ask.or_worse_values_from(&has);
         limits.max_buffer_size = has.max_buffer_size;
         let binding = has.max_storage_buffer_binding_size.min(has.max_buffer_size);
-        limits.max_storage_buffer_binding_size = max_binding.map_or(binding, |most| most.clamp(16, binding));
+        limits.max_storage_buffer_binding_size = options.max_binding.map_or(binding, |most| most.clamp(16, binding));
         let info = adapter.get_info();
         let wanted = match kernels {
             Kernels::Auto if info.device_type == DeviceType::Cpu => Form::Subgroups,
@@ -143,6 +153,8 @@ impl Gpu {
             info,
             limits,
             form,
+            keeps_halves: storage == Storage::F16 || storage == Storage::Auto && form == Form::Tiled,
+            fewest_halves: options.fewest_halves.unwrap_or(halves::FEWEST),
             trouble,
             modules: Mutex::default(),
             pipelines: Mutex::default(),

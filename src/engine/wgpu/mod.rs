@@ -30,6 +30,11 @@ pub struct Options {
     /// How shaders that multiply are written. [`Kernels::Auto`]: as the environment variable
     /// `ONNX_UNLEARN_KERNELS` says if that is set.
     pub kernels: Kernels,
+    /// How weights lie on the device. [`Storage::Auto`]: as the environment variable `ONNX_UNLEARN_STORAGE` says if that is
+    /// set.
+    pub storage: Storage,
+    /// Weights of fewer elements lie in 32 bits; 4,096 where it is not said.
+    pub fewest_halves: Option<usize>,
     /// Binds at most so many bytes at once, where the adapter allows more: larger tensors are kept in pieces.
     pub max_binding: Option<u64>,
 }
@@ -64,7 +69,55 @@ impl Kernels {
     }
 }
 
+/// How weights lie on a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// As suits the adapter: [`Storage::F16`] where shaders are tiled, as on a GPU.
+    #[default]
+    Auto,
+    /// Those that are float16 to the bit lie so, in half the memory; all others in 32 bits.
+    F16,
+    /// All in 32 bits.
+    F32,
+}
+
+impl Storage {
+    /// `auto`, `f16` or `f32`, in any case.
+    ///
+    /// # Errors
+    /// For any other name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name.trim().to_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "f16" => Ok(Self::F16),
+            "f32" => Ok(Self::F32),
+            other => Err(Error::engine(format!("'{other}' is no storage: use auto, f16 or f32"))),
+        }
+    }
+}
+
+/// What a user says about the shaders and the memory of a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wishes {
+    /// How shaders multiply.
+    pub kernels: Kernels,
+    /// How weights lie.
+    pub storage: Storage,
+}
+
+impl From<Kernels> for Wishes {
+    fn from(kernels: Kernels) -> Self {
+        Self { kernels, ..Self::default() }
+    }
+}
+
 impl Options {
+    fn storage(&self) -> Result<Storage> {
+        match (self.storage, std::env::var("ONNX_UNLEARN_STORAGE")) {
+            (Storage::Auto, Ok(name)) if !name.trim().is_empty() => Storage::parse(&name),
+            (storage, _) => Ok(storage),
+        }
+    }
     fn kernels(&self) -> Result<Kernels> {
         match (self.kernels, std::env::var("ONNX_UNLEARN_KERNELS")) {
             (Kernels::Auto, Ok(name)) if !name.trim().is_empty() => Kernels::parse(&name),
@@ -118,6 +171,10 @@ impl WgpuEngine {
     pub fn form(&self) -> Form {
         self.gpu.form
     }
+    /// True when weights that are float16 to the bit lie so.
+    pub fn keeps_halves(&self) -> bool {
+        self.gpu.keeps_halves
+    }
     /// Bytes that are bound at once at most; larger tensors are kept in pieces.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.gpu.limits.max_storage_buffer_binding_size
@@ -138,7 +195,7 @@ impl Engine for WgpuEngine {
         self.gpu.shaders()
     }
     fn forecast(&self, graph: &Graph) -> Result<u64> {
-        Ok(session::program(&self.gpu, graph)?.bytes())
+        Ok(session::program(&self.gpu, graph, &vec![false; graph.inputs.len()])?.bytes())
     }
     fn peak_bytes(&self) -> Option<u64> {
         Some(self.gpu.peak_bytes())
@@ -151,5 +208,11 @@ impl Engine for WgpuEngine {
     }
     fn upload(&self, array: &Array) -> Result<Tensor> {
         Ok(Tensor::Device(Arc::new(transfer::GpuTensor::upload(&self.gpu, array)?)))
+    }
+    fn upload_weight(&self, array: &Array) -> Result<Tensor> {
+        if !self.gpu.keeps_halves {
+            return self.upload(array);
+        }
+        Ok(Tensor::Device(Arc::new(transfer::GpuTensor::upload_halves(&self.gpu, array)?)))
     }
 }

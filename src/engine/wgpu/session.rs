@@ -5,14 +5,15 @@ use super::Timing;
 use super::device::{Gpu, Pipeline};
 use super::pool::Held;
 use super::transfer::GpuTensor;
-use crate::engine::program::{Limits, Place, Program};
-use crate::engine::{Session, Tensor, parts, words};
+use crate::engine::program::{Halves, Limits, Place, Program};
+use crate::engine::{Session, Tensor, parts, program, words};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::ops::Form;
 use crate::tensor::TensorType;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, ComputePass, Device,
@@ -49,13 +50,22 @@ struct Piece {
     range: Range<usize>,
     /// Whether anything reads it.
     used: bool,
+    /// Whether it is read as halves.
+    is_halves: bool,
     /// Where it goes when it is fed from the host.
     held: Option<Arc<Held>>,
 }
 
-/// A graph made ready for the GPU. It keeps no host memory of constants and weights.
+/// A graph made ready for the GPU. It keeps no host memory of constants and weights, unless feeds may be halves.
 pub(super) struct GpuSession {
     gpu: Arc<Gpu>,
+    /// The graph, to be made ready anew for feeds that lie otherwise.
+    graph: Option<Arc<Graph>>,
+    /// Which feeds it takes as halves: those of the first run that are, until one of them comes as floats.
+    halves: Vec<bool>,
+    has_run: bool,
+    /// Not so where making it ready anew failed.
+    is_ready: bool,
     inputs: Vec<Input>,
     dispatches: Vec<Dispatch>,
     params: Arc<Held>,
@@ -76,18 +86,45 @@ pub(super) fn limits(gpu: &Gpu) -> Limits {
     }
 }
 
-/// A graph for a device, its large tensors in pieces.
-pub(super) fn program(gpu: &Gpu, graph: &Graph) -> Result<Program> {
-    Program::new(&parts::split(graph, gpu.most_elements())?, &limits(gpu))
+/// A graph for a device, its large tensors in pieces; `halves[i]` says that input `i` is fed as halves.
+pub(super) fn program(gpu: &Gpu, graph: &Graph, halves: &[bool]) -> Result<Program> {
+    let pieces = |(&id, &is_halves)| vec![is_halves; gpu.ranges(&graph.value(id).ty.shape).len()];
+    let fed = graph.inputs.iter().zip(halves).flat_map(pieces).collect();
+    let halves = Halves { fed, is_tiled: gpu.form == Form::Tiled };
+    Program::new(&parts::split(graph, gpu.most_elements())?, &limits(gpu), &halves)
 }
 
 impl GpuSession {
     pub(super) fn new(gpu: Arc<Gpu>, graph: &Graph) -> Result<Self> {
-        let program = program(&gpu, graph)?;
-        gpu.clone().guarded(|| Self::load(gpu, graph, program))
+        let mut session = Self::with(&gpu, graph, vec![false; graph.inputs.len()])?;
+        session.graph = gpu.keeps_halves.then(|| Arc::new(graph.clone()));
+        Ok(session)
     }
 
-    fn load(gpu: Arc<Gpu>, graph: &Graph, program: Program) -> Result<Self> {
+    fn with(gpu: &Arc<Gpu>, graph: &Graph, halves: Vec<bool>) -> Result<Self> {
+        let program = program(gpu, graph, &halves)?;
+        gpu.clone().guarded(|| Self::load(gpu.clone(), graph, halves, program))
+    }
+
+    /// Makes the graph ready anew for feeds that are halves where it knows none, or floats where it takes halves.
+    fn adapt(&mut self, feeds: &[Tensor]) -> Result<()> {
+        let first = !std::mem::replace(&mut self.has_run, true);
+        let Some(graph) = self.graph.clone().filter(|_| feeds.len() == self.halves.len()) else { return Ok(()) };
+        let is_halves = |feed| on_device(feed).is_some_and(|t| t.is_halves);
+        let wanted: Vec<bool> =
+            feeds.iter().zip(&self.halves).map(|(feed, &known)| is_halves(feed) && (known || first)).collect();
+        if wanted != self.halves {
+            // the memory of both would be too much
+            self.slots.clear();
+            self.fixed.clear();
+            self.dispatches.clear();
+            self.is_ready = false;
+            *self = Self { graph: Some(graph.clone()), has_run: true, ..Self::with(&self.gpu, &graph, wanted)? };
+        }
+        Ok(())
+    }
+
+    fn load(gpu: Arc<Gpu>, graph: &Graph, halves: Vec<bool>, program: Program) -> Result<Self> {
         let upload = |bytes: &[u8], words: usize| -> Result<Arc<Held>> {
             let held = gpu.take(words::bytes(words))?;
             gpu.write(&held.buffer, bytes)?;
@@ -109,14 +146,16 @@ impl GpuSession {
                 Ok(Dispatch { node: d.node, shader, pipeline, binds: d.binds, params: d.params, grid, bound: None })
             })
             .collect::<Result<Vec<_>>>()?;
-        let fed: u64 = program.inputs.iter().filter(|i| i.used).map(|i| words::bytes(i.ty.len())).sum();
+        let fed: u64 = program.inputs.iter().filter(|i| i.used).map(|i| words::bytes(i.words())).sum();
         // the pieces of the graph's inputs and outputs, in order
         let mut feeds = program.inputs.into_iter();
         let mut inputs = Vec::with_capacity(graph.inputs.len());
         for &id in &graph.inputs {
             let ty = graph.value(id).ty.clone();
             let pieces = gpu.ranges(&ty.shape).into_iter().zip(&mut feeds);
-            let pieces = pieces.map(|(range, of)| Piece { range, used: of.used, held: None }).collect();
+            let piece =
+                |(range, of): (_, program::Input)| Piece { range, used: of.used, is_halves: of.is_halves, held: None };
+            let pieces = pieces.map(piece).collect();
             inputs.push(Input { label: format!("input {}", graph.label(id)), ty, pieces });
         }
         let mut made = program.outputs.into_iter();
@@ -127,7 +166,22 @@ impl GpuSession {
         }
         let held = fixed.iter().chain(&slots).chain([&params]).map(|h| h.buffer.size()).sum::<u64>();
         let running = VecDeque::new();
-        Ok(Self { gpu, inputs, dispatches, params, fixed, slots, outputs, running, bytes: fed + held })
+        let bytes = fed + held;
+        Ok(Self {
+            gpu,
+            graph: None,
+            halves,
+            has_run: false,
+            is_ready: true,
+            inputs,
+            dispatches,
+            params,
+            fixed,
+            slots,
+            outputs,
+            running,
+            bytes,
+        })
     }
 
     /// The buffers that hold the pieces of each feed; uploads those that come from the host.
@@ -145,6 +199,10 @@ impl GpuSession {
 
     /// Hands all work to the queue, or one dispatch after the other when `timings` wants the seconds of each.
     fn submit(&mut self, feeds: &[Tensor], mut timings: Option<&mut Vec<Timing>>) -> Result<Vec<Tensor>> {
+        self.adapt(feeds)?;
+        if !self.is_ready {
+            return Err(Error::engine("the graph could not be made ready for weights that lie otherwise"));
+        }
         let feeds = self.bind_feeds(feeds)?;
         // an output that somebody still holds stays his; this run writes to another buffer
         for p in self.outputs.iter().flat_map(|(places, _)| places) {
@@ -185,7 +243,8 @@ impl GpuSession {
             .iter()
             .map(|(places, ty)| {
                 let held = places.iter().map(|&p| held(p).cloned()).collect::<Result<Vec<_>>>()?;
-                Ok(Tensor::Device(Arc::new(GpuTensor { gpu: self.gpu.clone(), held, ty: ty.clone() })))
+                let (gpu, ty) = (self.gpu.clone(), ty.clone());
+                Ok(Tensor::Device(Arc::new(GpuTensor { gpu, held, ty, is_halves: false, floats: OnceLock::new() })))
             })
             .collect()
     }
@@ -236,10 +295,13 @@ impl Input {
             return Ok(vec![None; self.pieces.len()]);
         }
         match feed {
-            Tensor::Device(d) => {
-                let here = d.as_any().downcast_ref::<GpuTensor>().filter(|t| Arc::ptr_eq(&t.gpu, gpu));
+            Tensor::Device(_) => {
+                let here = on_device(feed).filter(|t| Arc::ptr_eq(&t.gpu, gpu));
                 let here =
                     here.ok_or_else(|| Error::invalid("the tensor lives on another device; download it first"))?;
+                if here.is_halves && !self.pieces.iter().all(|p| p.is_halves) {
+                    return Ok(vec![Some(here.floats()?)]);
+                }
                 Ok(here.held.iter().cloned().map(Some).collect())
             }
             Tensor::Host(a) => {
@@ -260,6 +322,14 @@ impl Piece {
         gpu.write(&held.buffer, bytes)?;
         self.held = Some(held.clone());
         Ok(held)
+    }
+}
+
+/// The tensor of a device of ours.
+fn on_device(feed: &Tensor) -> Option<&GpuTensor> {
+    match feed {
+        Tensor::Device(d) => d.as_any().downcast_ref(),
+        Tensor::Host(_) => None,
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::device::Gpu;
 use super::pool::Held;
-use crate::engine::{DeviceTensor, parts, words};
+use crate::engine::{DeviceTensor, halves, parts, words};
 use crate::error::{Error, Result};
 use crate::tensor::{Array, TensorType};
 use std::ops::Range;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use wgpu::{Buffer, BufferDescriptor, BufferUsages, MapMode};
 
 /// Transfers go in pieces of at most this many bytes, so that the memory they pass through stays small.
@@ -73,6 +73,10 @@ pub(super) struct GpuTensor {
     /// The buffers of the ranges that [`Gpu::ranges`] gives; one for most.
     pub held: Vec<Arc<Held>>,
     pub ty: TensorType,
+    /// Whether its elements are [`halves`], in one buffer.
+    pub is_halves: bool,
+    /// The same as floats, once somebody needed them so.
+    pub floats: OnceLock<Arc<Held>>,
 }
 
 impl Gpu {
@@ -96,13 +100,46 @@ impl GpuTensor {
                 Ok(held)
             };
             let held = gpu.ranges(array.shape()).into_iter().map(one).collect::<Result<Vec<_>>>()?;
-            Ok(Self { gpu: gpu.clone(), held, ty: array.ty() })
+            Ok(Self { gpu: gpu.clone(), held, ty: array.ty(), is_halves: false, floats: OnceLock::new() })
         })
+    }
+
+    /// The same as halves, where that loses nothing and the array lies in one buffer.
+    ///
+    /// # Errors
+    /// As [`GpuTensor::upload`].
+    pub(super) fn upload_halves(gpu: &Arc<Gpu>, array: &Array) -> Result<Self> {
+        let fits = array.len() >= gpu.fewest_halves && gpu.ranges(array.shape()).len() == 1;
+        let Some(packed) = fits.then(|| halves::pack(array)).flatten() else { return Self::upload(gpu, array) };
+        gpu.guarded(|| {
+            let held = gpu.take(words::bytes(packed.len()))?;
+            gpu.write(&held.buffer, bytemuck::cast_slice(&packed))?;
+            Ok(Self { gpu: gpu.clone(), held: vec![held], ty: array.ty(), is_halves: true, floats: OnceLock::new() })
+        })
+    }
+
+    /// The buffer of the floats that its halves are.
+    ///
+    /// # Errors
+    /// When the device is lost, or memory is short.
+    pub(super) fn floats(&self) -> Result<Arc<Held>> {
+        if let Some(known) = self.floats.get() {
+            return Ok(known.clone());
+        }
+        let array = self.download()?;
+        let held = self.gpu.take(words::bytes(array.len()))?;
+        self.gpu.write(&held.buffer, &words::encode(&array)?)?;
+        Ok(self.floats.get_or_init(|| held).clone())
     }
 }
 
 impl DeviceTensor for GpuTensor {
     fn download(&self) -> Result<Array> {
+        if let ([held], true) = (&self.held[..], self.is_halves) {
+            let mut packed = vec![0u32; halves::words(self.ty.len())];
+            self.gpu.guarded(|| self.gpu.read(&held.buffer, &mut packed))?;
+            return Array::from_vec(&self.ty.shape, halves::unpack(&packed, self.ty.len()));
+        }
         let mut all = vec![0u32; self.ty.len()];
         self.gpu.guarded(|| {
             let ranges = self.gpu.ranges(&self.ty.shape);
