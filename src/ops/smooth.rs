@@ -96,7 +96,7 @@ many!(
     exp_of
 );
 many!(
-    /// `x = erf x`, to 4 units in the last place.
+    /// `x = erf x`, to 2.5 units in the last place.
     erf,
     erf_of
 );
