@@ -29,9 +29,9 @@ mod winograd;
 pub use block::Form;
 pub use cases::{Arg, Case, Gradient, Sampler};
 pub use kernel::{Bind, Kernel, Params, Shader, Step, grid_1d};
-pub(crate) use layout::swaps_last;
 pub use pen::Pen;
 pub(crate) use pen::{reduce_sum, reshape, transpose};
+pub(crate) use transpose::swaps_last;
 pub use view::NodeView;
 pub use vjp::{Dx, Vjp};
 
@@ -250,7 +250,7 @@ macro_rules! families {
 
 // One word a family; see docs/adding-an-op.md.
 families! {
-    unary binary layout slice pad join constant convert matmul gemm conv conv_transpose conv_grad pool max_pool
+    unary binary layout transpose slice pad join constant convert matmul gemm conv conv_transpose conv_grad pool max_pool
     unpool norm batch_norm lp softmax loss reduce arg squares gather scatter variadic lrn cells
     activation trigonometry clip predicate integer renamed einsum select rearrange gather_nd top_k cumsum embedding resize
     grid attention features
