@@ -139,6 +139,16 @@ tool fmt cargo fmt --check
 tool fmt rustfmt --check --edition 2024 --config-path rustfmt.toml src/ops/*.rs
 tool clippy cargo clippy --locked --all-targets -- -D warnings
 tool deny cargo deny --locked check licenses bans sources
+say "features of dependencies"
+# what the tests ask of a dependency the tool has to ask too, or else both are compiled by themselves: ten minutes
+features() { cargo tree --quiet --locked --edges "$1" --format '{p} {f}' --prefix none | sed 's/ (\*)$//' | sort -u; }
+of_tool=$(features normal,build)
+of_tests=$(features normal,build,dev)
+apart=$(comm -23 <(echo "$of_tool") <(echo "$of_tests"))
+[ -z "$apart" ] || {
+    printf 'dev-dependencies add features to\n%s\n' "$apart" >&2
+    exit 1
+}
 say cargo doc
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 if [ -e "$tools/requirements.txt" ] && [ -e "$mlflow/requirements.txt" ]; then
