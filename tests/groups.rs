@@ -135,6 +135,10 @@ fn a_code_that_classes_share_is_forgotten_for_all_of_them() {
     assert!(
         code_of(5) == code_of(7) && code_of(5) == code_of(9) && code_of(0) == code_of(6) && code_of(0) != code_of(5)
     );
+    let update = ["codes", "update", "c.npz", arg(&model), "-o", "u.npz", "--engine", "cpu"];
+    let (code, _, said) = run(dir.path(), &update);
+    assert!(code == Some(2) && said.contains("classes share codes"), "{said}");
+    assert!(!dir.path().join("u.npz").exists());
     // learned as any other, and known when its classes together are sure
     let words =
         ["codes", "embed", arg(&model), "--data", arg(&data), "--codes", "c.npz", "-o", "m.onnx", "--engine", "cpu"];

@@ -76,6 +76,11 @@ impl Update {
             [lo, hi] => Some((lo, hi)),
             _ => return Err(Error::invalid(format!("--range takes two numbers, not {}", self.range.len()))),
         };
+        if inputs::are_composite(&self.codes)? {
+            let why = "classes share codes here, and descent would move each class's copy by itself; codes embed teaches a model \
+                       codes as they are";
+            return Err(named(Error::unsupported(why), &self.codes));
+        }
         let chosen = self.engine.open()?;
         let engine = chosen.engine.as_ref();
         let new = self.model.open()?.on(engine)?;
