@@ -190,10 +190,20 @@ fn a_few_inputs_are_made_beside_codes() {
         (&1.into(), &9.into())
     );
     assert!(share(&found) < 0.1, "{}", share(&found));
+    // they tell as well what has become of the class in the body
+    let made = &found["inputs"]["made_beside"];
+    assert_eq!((&made["samples"], &made["before"], &made["after"]), (&8.into(), &8.into(), &0.into()));
+    assert_eq!(made["old_head"].as_u64(), Some(8), "two steps do not hide class 0");
+    let hidden = forget(&["--engine", "cpu", "--class", "4"]).0;
+    let made = &hidden["inputs"]["made_beside"];
+    assert!(made["samples"] == 16 && made["after"] == 0 && made["old_head"].as_u64().unwrap() < 16, "{made}");
     // samples to listen to say more
     let calibrated =
         forget(&["--engine", "cpu", "--calibration", arg(&fixture("fmnist_test_1000.npz")), "--limit", "50"]).0;
-    assert!(calibrated["made"].is_null());
+    assert!(calibrated["made"].is_null() && calibrated["inputs"]["made_beside"].is_null());
+    let seen = &calibrated["inputs"]["calibration"];
+    assert_eq!(seen[0]["old_head_answered"], seen[0]["forgotten_answered"]);
+    assert!(seen[1]["old_head_answered"].as_u64() <= seen[0]["old_head_answered"].as_u64(), "{seen}");
 }
 
 /// Codes say little of data: beside them inputs are made, which guard the retained classes, and the old head loses the class.

@@ -1,9 +1,24 @@
 //! Which of the labelled inputs are to be forgotten.
 
+use super::answers::Answers;
 use super::{Request, check_range};
 use crate::error::{Error, Result};
 use crate::inputs::Labelled;
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// How many inputs are to be forgotten, and how many of them are answered with what is to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Still {
+    /// Inputs to forget.
+    pub samples: usize,
+    /// Answered so by the original.
+    pub before: usize,
+    /// Answered so by the new model.
+    pub after: usize,
+    /// Answered so by the old head on the changed body; absent where the model has no body.
+    pub old_head: Option<usize>,
+}
 
 /// Which labelled inputs are to be forgotten, and what would be an answer to them.
 #[derive(Clone, Debug)]
@@ -83,6 +98,20 @@ impl Aim {
     /// own where only the sample is.
     pub fn answers<'a>(&'a self, y: &'a usize) -> &'a [usize] {
         if self.is_of_samples() { std::slice::from_ref(y) } else { &self.classes }
+    }
+    /// What becomes of the inputs to forget in these rows, whose classes `y` gives.
+    pub fn still(&self, rows: Range<usize>, y: &[usize], before: &Answers, after: &Answers) -> Still {
+        let lost = || rows.clone().filter(|&i| self.forgets(i));
+        let count = |logits: &[f64]| {
+            let answers = Answers::classes_of(logits, before.classes);
+            lost().filter(|&i| self.answers(&y[i]).contains(&answers[i])).count()
+        };
+        Still {
+            samples: lost().count(),
+            before: count(&before.logits),
+            after: count(&after.logits),
+            old_head: after.old_head.as_ref().map(|z| count(z)),
+        }
     }
     /// Positions of the inputs by class, of those to forget and of the others.
     pub fn sides(&self, data: &Labelled) -> [BTreeMap<usize, Vec<usize>>; 2] {

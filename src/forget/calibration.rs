@@ -29,6 +29,8 @@ pub struct Seen {
     pub forgotten_samples: usize,
     /// Of these, answered with a class to forget.
     pub forgotten_answered: usize,
+    /// The same under the old head; absent where the model has no body.
+    pub old_head_answered: Option<usize>,
     /// Samples of all other classes.
     pub retained_samples: usize,
     /// Of these, answered with their own class.
@@ -110,28 +112,35 @@ impl Calibration {
         }
     }
 
+    /// How many of the samples to forget are still answered, by the classes that are answered to the samples.
+    fn still(&self, answered: &[usize]) -> usize {
+        let of = self.y.iter().zip(answered).enumerate();
+        of.filter(|(i, (y, a))| self.aim.forgets(*i) && self.aim.answers(y).contains(a)).count()
+    }
+
     /// What the answers to all that is shown say of the samples.
     pub(super) fn see(&self, answers: &Answers) -> Seen {
         let own = self.part(answers);
         let c = own.classes;
         let log_p = Answers::log_probabilities(&own.logits, c);
+        let answered = Answers::classes_of(&own.logits, c);
         let mut seen = Seen {
             forgotten_samples: 0,
-            forgotten_answered: 0,
+            forgotten_answered: self.still(&answered),
+            old_head_answered: own.old_head.as_ref().map(|z| self.still(&Answers::classes_of(z, c))),
             retained_samples: 0,
             retained_right: 0,
             forget_probability: 0.0,
             retained_probability: 0.0,
         };
-        for (i, (y, answer)) in self.y.iter().zip(Answers::classes_of(&own.logits, c)).enumerate() {
+        for (i, (y, answer)) in self.y.iter().zip(&answered).enumerate() {
             if self.aim.forgets(i) {
                 let answers = self.aim.answers(y);
                 seen.forgotten_samples += 1;
-                seen.forgotten_answered += usize::from(answers.contains(&answer));
                 seen.forget_probability += answers.iter().map(|k| log_p[i * c + k].exp()).sum::<f64>();
             } else {
                 seen.retained_samples += 1;
-                seen.retained_right += usize::from(answer == *y);
+                seen.retained_right += usize::from(answer == y);
                 seen.retained_probability += log_p[i * c + y].exp();
             }
         }
@@ -190,6 +199,8 @@ mod tests {
         assert_eq!((before.forgotten_samples, before.forgotten_answered), (2, 1));
         assert_eq!((before.retained_samples, before.retained_right), (2, 2));
         assert_eq!((after.forgotten_answered, after.retained_right), (0, 1));
+        let hidden = Answers { old_head: Some(answers(&[2, 2, 0, 1]).logits), ..answers(&[0, 0, 0, 1]) };
+        assert_eq!((c.see(&hidden).old_head_answered, after.old_head_answered), (Some(2), None));
         assert!(before.retained_probability > 0.98 && after.retained_probability < 0.51);
         assert!(after.has_lost(&before) && !after.keeps(&before));
         assert!(c.is_unanswered(&answers(&[0, 1, 2, 2])) && !c.is_unanswered(&answers(&[0, 2, 2, 2])));

@@ -1,6 +1,8 @@
 //! What in the inputs' answers speaks against a result.
 
 use super::search::Candidate;
+use super::{Method, Request, are_telling};
+use crate::inputs::Labelled;
 
 /// Of the retained inputs so many may no longer be answered rightly: of many, one or two say nothing.
 const FALL: f64 = 0.015;
@@ -37,6 +39,18 @@ pub(super) fn doubts(start: &Candidate, end: &Candidate, made: bool, reached: f6
     all
 }
 
+/// A reason to doubt that no answer gives: a strength that nobody searched, and few inputs, which may be codes that were
+/// learned by heart, to judge it by. Of such results that nothing else speaks against every fifth misses its goal
+/// (docs/benchmarks.md).
+pub(super) fn by_heart(request: &Request, data: &Labelled) -> Option<String> {
+    let is_given = matches!(request.method, Method::Fixed(_));
+    let is_judged = request.made || request.calibration.is_some() || are_telling(data);
+    (is_given && !is_judged).then(|| {
+        let most = data.by_class().values().map(Vec::len).max().unwrap_or(0);
+        format!("the strength is given, and inputs that may be known by heart, {most} a class at most, are all that judges it")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +83,22 @@ mod tests {
         let fallen = |retained_answered| Candidate { retained_answered, ..candidate(0.01, 0.99) };
         assert_eq!(said(&fallen(0.99), true, 1.0), "");
         assert_eq!(said(&fallen(0.98), true, 1.0), "98 % of the retained inputs are answered rightly, 100 % before");
+    }
+
+    #[test]
+    fn a_given_strength_wants_more_than_codes() {
+        use crate::forget::{Rule, Strength};
+        use crate::tensor::Array;
+        let of = |per_class: usize| {
+            let y: Vec<usize> = (0..2 * per_class).map(|i| i % 2).collect();
+            Labelled::new(Array::full(&[y.len(), 1], 0f32), y).unwrap()
+        };
+        let request = |method| Request::new(vec![0], method);
+        let given = request(Method::Fixed(Strength::Dampen { alpha: 10.0, lambda: 1.0 }));
+        assert!(by_heart(&given, &of(1)).unwrap().contains("known by heart, 1 a class"));
+        assert_eq!(by_heart(&given, &of(8)), None);
+        assert_eq!(by_heart(&Request { made: true, ..given.clone() }, &of(1)), None);
+        assert_eq!(by_heart(&Request { calibration: Some(of(1)), ..given }, &of(1)), None);
+        assert_eq!(by_heart(&request(Method::Search(vec![Rule::Ascent])), &of(1)), None);
     }
 }

@@ -27,7 +27,7 @@ use crate::fisher::store::Kept;
 use crate::inputs::Labelled;
 use crate::onnx::Storage;
 use crate::tensor::Array;
-pub use aim::Aim;
+pub use aim::{Aim, Still};
 use answers::{Answerer, Answers};
 use budget::Budget;
 use calibration::{Calibration, Seen};
@@ -128,6 +128,8 @@ pub struct Outcome {
     pub before: Answers,
     /// Answers to the labelled inputs after.
     pub after: Answers,
+    /// What has become of the inputs that were made beside the labelled ones, where some were.
+    pub beside: Option<Still>,
     /// Answers to the calibration samples before and after, where there are some.
     pub calibration: Option<[Seen; 2]>,
     /// Change of every weight.
@@ -198,7 +200,7 @@ pub fn forget(
     if request.beside.is_some() && request.fisher.is_some() {
         return Err(Error::invalid("inputs that are made beside others have no part in a Fisher that is kept"));
     }
-    let given = data.len();
+    let (given, by_heart) = (data.len(), doubt::by_heart(request, data));
     let joined = request.beside.as_ref().map(|beside| data.concat(beside)).transpose()?;
     let guide = guide(data, request);
     let data = joined.as_ref().unwrap_or(data);
@@ -210,8 +212,12 @@ pub fn forget(
     } else {
         jointly(&case, data, &aim, progress)?
     };
+    let made = request.beside.is_some();
+    let beside = made.then(|| aim.still(given..data.len(), &data.y, &found.before, &found.after));
     let (before, after) = (found.before.clone().first(given), found.after.clone().first(given));
-    Ok(Outcome { before, after, ..found })
+    let mut doubts = found.doubts;
+    doubts.extend(by_heart);
+    Ok(Outcome { before, after, beside, doubts, ..found })
 }
 
 /// So many inputs of a class tell how data fare; fewer may be codes that were learned by heart.
@@ -357,6 +363,7 @@ fn conclude(case: &Case<'_>, mut reached: Reached, data: &Labelled, aim: &Aim) -
         tried: reached.tried,
         before,
         after,
+        beside: None,
         calibration,
         changes,
         new,

@@ -27,6 +27,7 @@ SSD = [["--rule", "dampen", "--alpha", str(a), "--lambda", "1"] for a in (1, 3, 
 RATIO = [["--rule", "ratio", "--lambda1", str(a), "--lambda2", str(b)] for a in (1e30,) for b in (0.03, 0.1, 0.3, 1, 3, 10)] + [
     ["--rule", "ratio", "--lambda1", str(a), "--lambda2", str(b)] for a in (1e-3, 1e-2) for b in (1, 3, 10)
 ]
+FEW = 10  # real training images a class, where results with codes are judged
 CHOSEN_ON = 2000  # test images that a strength is chosen on
 
 
@@ -48,7 +49,7 @@ class Data:
         self.some = Images(self.x[:CHOSEN_ON], self.y[:CHOSEN_ON])
         self.train = (read_idx(folder, "train-images-idx3-ubyte"), read_idx(folder, "train-labels-idx1-ubyte"))
 
-    def real(self, path, each=100):
+    def real(self, path, each):
         """So many training images a class, as labelled inputs."""
         x, y = self.train
         rows = np.concatenate([np.flatnonzero(y == c)[:each] for c in range(10)])
@@ -123,22 +124,28 @@ class Case:
         return {"A_F": a_f, "A_R": a_r, "old_head": self.study.start(self.name, self.c)[0]}
 
     def best(self, inputs, grid):
-        """The strength with the best A_R among those that leave at most 1 % of the class, or else the least A_F."""
+        """The strength with the best A_R among those that leave at most 1 % of the class, or else the least A_F; and what
+        `forget` said of each of them."""
         fisher = self.study.fisher(self.name, inputs)
+        some = self.data.some
+        start = accuracies(self.study.before(self.name)[: len(some.y)].argmax(1), some, [self.c])[1]
+
+        # of a strength that is given codes alone say too little
+        judges = ["--calibration", self.study.real(self.name, FEW)] if inputs == self.codes else []
 
         def forget(flags):
-            given = ["--inputs", inputs, "--fisher", fisher, *flags]
-            self.study.tool("forget", self.model, "--class", self.c, "-o", self.out, *given)
+            given = ["--inputs", inputs, "--fisher", fisher, *judges, *flags]
+            return self.study.tool("forget", self.model, "--class", self.c, "-o", self.out, *given)
 
-        found = []
+        tried = []
         for flags in grid:
-            forget(flags)
-            a_f, a_r = accuracies(logits(self.out, self.data.some).argmax(1), self.data.some, [self.c])
-            found.append((max(a_f - 1, 0), -a_r, flags))
-        flags = min(found)[2]
+            doubts = forget(flags)["doubts"]
+            a_f, a_r = accuracies(logits(self.out, some).argmax(1), some, [self.c])
+            tried.append({"strength": flags, "A_F": a_f, "A_R": a_r, "A_R before": start, "unsure": bool(doubts)})
+        flags = min((max(g["A_F"] - 1, 0), -g["A_R"], g["strength"]) for g in tried)[2]
         forget(flags)
         a_f, a_r, old = self.judge(self.out)
-        return {"A_F": a_f, "A_R": a_r, "old_head": old, "strength": flags}
+        return {"A_F": a_f, "A_R": a_r, "old_head": old, "strength": flags, "tried": tried}
 
     def ssd(self):
         return self.best(self.study.real(self.name), SSD)
@@ -176,10 +183,10 @@ class Study:
         kind = name.split("_")[0]
         return self.once(kind, lambda: Data(self.folders[kind]))
 
-    def real(self, name):
-        path = self.folder / f"{name.split('_')[0]}.npz"
+    def real(self, name, each=100):
+        path = self.folder / f"{name.split('_')[0]}.{each}.npz"
         if not path.exists():
-            self.data(name).real(path)
+            self.data(name).real(path, each)
         return path
 
     def fisher(self, name, inputs):

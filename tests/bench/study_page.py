@@ -4,6 +4,8 @@ import json
 import statistics
 
 KINDS = {"c": ("trained with codes, which are given", 1.5, 20), "n": ("never saw codes, no inputs given", 2.0, 40)}
+# what the tool is given where it searches, and where strengths are given
+INPUTS = {"c": ("codes", "codes, judged by 10 real images a class"), "n": ("none", "1,000 real images")}
 DATA = {"fashion": "Fashion-MNIST", "mnist": "MNIST"}
 WAYS = {
     "tool": "`forget`, default flags",
@@ -80,6 +82,28 @@ def against(rows):
     return table(head, lines)
 
 
+def confidence(rows):
+    """How often what `forget` says of its own result is right: with default flags, and over strengths that were given to it."""
+    head = ["inputs", "strength", "results", "sure, goal met", "sure, missed", "unsure, missed", "unsure, met", "worst A_F, A_R change where sure"]
+    lines = []
+    for k, (searched, given) in INPUTS.items():
+        mine = [r for r in rows if kind(r) == k]
+        by_default = [r for r in mine if r["way"] == "tool"]
+        tried = [{"model": r["model"], **t} for r in mine for t in r.get("tried", [])]
+        for inputs, strength, some in ((searched, "searched", by_default), (given, "given", tried)):
+            if some:
+                lines.append([inputs, strength, str(len(some)), *told(some)])
+    return table(head, lines)
+
+
+def told(rows):
+    """How many results are sure and met the goal, sure and missed it, unsure and missed it, unsure and met it; the worst that are sure."""
+    count = lambda unsure, met: str(sum(r["unsure"] == unsure and good(r) == met for r in rows))
+    sure = [r for r in rows if not r["unsure"]]
+    worst = f"{max(r['A_F'] for r in sure):.1f}, {min(map(change, sure)):+.1f}" if sure else "–"
+    return [count(False, True), count(False, False), count(True, False), count(True, True), worst]
+
+
 def layers(rows, models):
     """Median share of the change Σ|Δw| of each weight, over a model's classes."""
     lines = []
@@ -135,6 +159,7 @@ def write(results, page, plots):
             out += [f"![each case a dot, the median a line](plots/study-{data}-{k}.svg)", ""] + against(some) + [""] + layers(mine, models)
             out += ["", "<details><summary>every case</summary>", ""] + cases(mine) + ["", "</details>"]
             plot(some, plots / f"study-{data}-{k}.svg", f"{data_words}: models that {'were ' if k == 'c' else ''}{kind_words}")
+    out += ["", "### How often `forget` is right about itself", "", *confidence(rows)]
     text = page.read_text()
     before, rest = text.split(MARKS[0])
     page.write_text(before + "\n".join(out) + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1])

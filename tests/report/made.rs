@@ -97,6 +97,7 @@ fn outcome(truth: &[usize], classes: usize, lost: &[usize], names: &[String]) ->
         before: answers(truth, classes, |_| false),
         after: answers(truth, classes, |y| lost.contains(&y) || y % 97 == 3),
         changes: names.iter().enumerate().map(change).collect(),
+        beside: None,
         calibration: None,
         steps: vec![],
         grouping: None,

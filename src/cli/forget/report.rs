@@ -8,7 +8,7 @@ use crate::forget::answers::Answers;
 use crate::forget::calibration::Seen;
 use crate::forget::groups::Grouping;
 use crate::forget::search::Candidate;
-use crate::forget::{Aim, Change, Outcome, Passes};
+use crate::forget::{Aim, Change, Outcome, Passes, Still};
 use crate::onnx::Rounding;
 use crate::report::emit::Answer;
 use crate::report::{Align, Table, format};
@@ -41,6 +41,8 @@ pub(super) struct InputReport {
     pub(super) forgotten_answered_before: usize,
     pub(super) forgotten_answered_after: usize,
     pub(super) old_head_answered_after: Option<usize>,
+    /// What has become of the inputs that were made beside these, where some were.
+    pub(super) made_beside: Option<Still>,
     /// What the calibration samples said before and after, where there are some.
     pub(super) calibration: Option<[Seen; 2]>,
 }
@@ -56,13 +58,19 @@ impl InputReport {
             answer("forgotten, still answered", still, self.forgotten_answered_after, forgotten),
         ];
         all.extend(self.old_head_answered_after.map(|n| answer("forgotten, under the old head", still, n, forgotten)));
+        if let Some(made) = &self.made_beside {
+            all.push(answer("made beside, still answered", made.before, made.after, made.samples));
+            let hidden = made.old_head.map(|n| answer("made beside, under the old head", made.before, n, made.samples));
+            all.extend(hidden);
+        }
         if let Some([b, a]) = &self.calibration {
             let (others, lost) = (b.retained_samples, b.forgotten_samples);
             let rows = [
-                answer("calibration, answered rightly", b.retained_right, a.retained_right, others),
-                answer("calibration, still answered", b.forgotten_answered, a.forgotten_answered, lost),
+                Some(answer("calibration, answered rightly", b.retained_right, a.retained_right, others)),
+                Some(answer("calibration, still answered", b.forgotten_answered, a.forgotten_answered, lost)),
+                a.old_head_answered.map(|n| answer("calibration, under the old head", b.forgotten_answered, n, lost)),
             ];
-            all.extend(rows.into_iter().filter(|r| r.before.1 > 0));
+            all.extend(rows.into_iter().flatten().filter(|r| r.before.1 > 0));
         }
         all
     }
@@ -133,6 +141,7 @@ impl Report {
             candidates: o.tried.len(),
             inputs: InputReport {
                 calibration: o.calibration.clone(),
+                made_beside: o.beside,
                 ..inputs(&o.aim, run.truth, &o.before, &o.after)
             },
             head_share: o.changes.iter().filter(|c| o.head.contains(&c.name)).map(|c| c.share).sum(),
@@ -264,21 +273,20 @@ fn grouped(g: &Grouping) -> String {
 }
 
 fn inputs(aim: &Aim, truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
-    let count = |logits: &[f64], keep: &dyn Fn(usize, usize) -> bool| {
-        let answers = Answers::classes_of(logits, before.classes);
-        answers.into_iter().enumerate().filter(|&(i, a)| keep(i, a)).count()
+    let right = |answers: &Answers| {
+        let answered = Answers::classes_of(&answers.logits, answers.classes);
+        (0..truth.len()).filter(|&i| !aim.forgets(i) && truth[i] == answered[i]).count()
     };
-    let right = |i: usize, a: usize| !aim.forgets(i) && truth[i] == a;
-    let answered = |i: usize, a: usize| aim.forgets(i) && aim.answers(&truth[i]).contains(&a);
-    let forgotten_samples = (0..truth.len()).filter(|&i| aim.forgets(i)).count();
+    let forgotten = aim.still(0..truth.len(), truth, before, after);
     InputReport {
-        retained_samples: truth.len() - forgotten_samples,
-        forgotten_samples,
-        retained_right_before: count(&before.logits, &right),
-        retained_right_after: count(&after.logits, &right),
-        forgotten_answered_before: count(&before.logits, &answered),
-        forgotten_answered_after: count(&after.logits, &answered),
-        old_head_answered_after: after.old_head.as_ref().map(|z| count(z, &answered)),
+        retained_samples: truth.len() - forgotten.samples,
+        forgotten_samples: forgotten.samples,
+        retained_right_before: right(before),
+        retained_right_after: right(after),
+        forgotten_answered_before: forgotten.before,
+        forgotten_answered_after: forgotten.after,
+        old_head_answered_after: forgotten.old_head,
+        made_beside: None,
         calibration: None,
     }
 }

@@ -151,8 +151,11 @@ fn calibration([before, after]: &[Seen; 2]) -> String {
         format!("{} of {} ({} before)", format::count(now), format::count(all), format::count(was))
     };
     format!(
-        "still answered: {}; others answered rightly: {}",
+        "still answered: {}{}; others answered rightly: {}",
         of(after.forgotten_answered, before.forgotten_answered, before.forgotten_samples),
+        after
+            .old_head_answered
+            .map_or_else(String::new, |n| format!(", under the old last layer {}", format::count(n))),
         of(after.retained_right, before.retained_right, before.retained_samples)
     )
 }
@@ -191,6 +194,13 @@ fn doubts(run: &Run<'_>, n: &Numbers) -> Vec<String> {
              others. It is hidden more than forgotten.",
             format::count(k),
             format::count(n.lost)
+        ));
+    }
+    if let Some((made, k)) = run.outcome.beside.and_then(|made| Some((made, made.old_head.filter(|k| *k > 0)?))) {
+        all.push(format!(
+            "Of {} inputs of the class that were made beside them, {} are still answered under the old last layer.",
+            format::count(made.samples),
+            format::count(k)
         ));
     }
     all
