@@ -4,7 +4,7 @@ use crate::common::{classifier, codes};
 use onnx_unlearn::engine::cpu::Cpu;
 use onnx_unlearn::forget::answers::Answers;
 use onnx_unlearn::forget::search::Candidate;
-use onnx_unlearn::forget::{self, Aim, Change, Method, Outcome, Passes, Request, Rule, Strength};
+use onnx_unlearn::forget::{self, Aim, Change, Method, Outcome, Passes, Request, Rule, Still, Strength};
 use onnx_unlearn::inputs::Labelled;
 use onnx_unlearn::report::html::File;
 use onnx_unlearn::report::html::forget::{Run, page};
@@ -137,6 +137,15 @@ fn told(outcome: &Outcome, data: &Labelled, classes: &[usize], words: &str) -> S
         notes: &[words.to_owned()],
     };
     page(&run).unwrap().render().unwrap()
+}
+
+/// A page of codes that the old head still answers, all of them, and so many of eight inputs that were made beside them.
+pub fn beside(hidden: usize) -> String {
+    let truth: Vec<usize> = (0..3).collect();
+    let mut outcome = outcome(&truth, 3, &[1], &["fc.weight".to_owned()]);
+    outcome.after.old_head = Some(outcome.before.logits.clone());
+    outcome.beside = Some(Still { samples: 8, before: 8, after: 0, old_head: Some(hidden) });
+    told(&outcome, &labelled(&[4], &truth), &[1], "m.onnx")
 }
 
 /// A name that wants to be more.

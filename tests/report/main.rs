@@ -36,6 +36,16 @@ fn a_page_says_what_was_asked_and_what_came_of_it() {
     assert_eq!(page.matches("data:image/png;base64,").count(), 10, "one picture a class");
 }
 
+/// Codes may be known by heart: inputs that were made beside them tell what the body still knows.
+#[test]
+fn made_inputs_tell_whether_a_class_is_hidden() {
+    let (hidden, gone) = (made::beside(6), made::beside(0));
+    for words in ["hidden more than forgotten", "6 of 8", "made inputs of the class"] {
+        assert!(hidden.contains(words), "{words:?} is not in the page");
+    }
+    assert!(gone.contains("0 of 8") && !gone.contains("hidden more than forgotten"));
+}
+
 #[test]
 fn equal_runs_give_equal_bytes() {
     assert!(small() == made::small_again());

@@ -53,7 +53,16 @@ struct Numbers {
     kept: usize,
     answered: [usize; 2],
     right: [usize; 2],
-    old_head: Option<usize>,
+    hidden: Option<Hidden>,
+}
+
+/// What the old head answers on the changed body. Inputs that were made beside others tell it where there are some: codes may
+/// be known by heart, and are then answered long after their class is gone.
+#[derive(Clone, Copy)]
+struct Hidden {
+    answered: usize,
+    of: usize,
+    what: &'static str,
 }
 
 /// The page of a run.
@@ -98,7 +107,11 @@ impl Numbers {
             kept: truth.len() - lost,
             answered: [&before.logits, &after.logits].map(|z| count(z, &answered)),
             right: [&before.logits, &after.logits].map(|z| count(z, &right)),
-            old_head: after.old_head.as_ref().map(|z| count(z, &answered)),
+            hidden: match run.outcome.beside {
+                Some(made) => made.old_head.map(|n| (n, made.samples, "made inputs of the class")),
+                None => after.old_head.as_ref().map(|z| (count(z, &answered), lost, "inputs to forget")),
+            }
+            .map(|(answered, of, what)| Hidden { answered, of, what }),
         }
     }
 }
@@ -109,7 +122,7 @@ fn verdict(run: &Run<'_>, n: &Numbers) -> (String, Level) {
         (format!("{what}: not forgotten, the labelled inputs are still answered"), Level::Bad)
     } else if !run.outcome.doubts.is_empty() {
         (format!("{what}: forgotten on the labelled inputs, with doubts"), Level::Unsure)
-    } else if n.old_head.is_some_and(|k| k > 0) {
+    } else if n.hidden.is_some_and(|h| h.answered > 0) {
         (format!("{what}: no longer answered, but hidden more than forgotten"), Level::Unsure)
     } else {
         (format!("{what}: forgotten, as far as the labelled inputs tell"), Level::Good)
@@ -177,30 +190,24 @@ fn figures(n: &Numbers) -> Vec<Figure> {
             level: level(n.right[1] >= n.right[0], Level::Unsure),
         },
     ];
-    all.extend(n.old_head.map(|k| Figure {
-        value: of(k, n.lost),
-        text: "inputs to forget answered under the old last layer".to_owned(),
+    all.extend(n.hidden.map(|h| Figure {
+        value: of(h.answered, h.of),
+        text: format!("{} answered under the old last layer", h.what),
         note: "the original head on the changed body".to_owned(),
-        level: level(k == 0, Level::Unsure),
+        level: level(h.answered == 0, Level::Unsure),
     }));
     all
 }
 
 fn doubts(run: &Run<'_>, n: &Numbers) -> Vec<String> {
     let mut all: Vec<String> = run.outcome.doubts.iter().take(NOTES).map(|d| sentence(d)).collect();
-    if let Some(k) = n.old_head.filter(|k| *k > 0) {
+    if let Some(h) = n.hidden.filter(|h| h.answered > 0) {
         all.push(format!(
-            "Under the old last layer {} of {} inputs to forget are still answered: the body still tells the class from \
-             others. It is hidden more than forgotten.",
-            format::count(k),
-            format::count(n.lost)
-        ));
-    }
-    if let Some((made, k)) = run.outcome.beside.and_then(|made| Some((made, made.old_head.filter(|k| *k > 0)?))) {
-        all.push(format!(
-            "Of {} inputs of the class that were made beside them, {} are still answered under the old last layer.",
-            format::count(made.samples),
-            format::count(k)
+            "Under the old last layer {} of {} {} are still answered: the body still tells the class from others. It is \
+             hidden more than forgotten.",
+            format::count(h.answered),
+            format::count(h.of),
+            h.what
         ));
     }
     all
