@@ -44,10 +44,13 @@ pub(super) fn doubts(start: &Candidate, end: &Candidate, made: bool, reached: f6
 /// (docs/benchmarks.md).
 pub(super) fn by_heart(request: &Request, data: &Labelled) -> Option<String> {
     let is_given = matches!(request.method, Method::Fixed(_));
-    let is_judged = request.made || request.calibration.is_some() || are_telling(data);
+    let tells_of_all = |c: &Labelled| request.classes.iter().all(|class| c.y.contains(class));
+    let is_judged = request.made || request.calibration.as_ref().is_some_and(tells_of_all) || are_telling(data);
     (is_given && !is_judged).then(|| {
         let most = data.by_class().values().map(Vec::len).max().unwrap_or(0);
-        format!("the strength is given, and inputs that may be known by heart, {most} a class at most, are all that judges it")
+        format!(
+            "inputs that may be known by heart, {most} a class at most, are all that judges the strength that is given"
+        )
     })
 }
 
@@ -98,7 +101,9 @@ mod tests {
         assert!(by_heart(&given, &of(1)).unwrap().contains("known by heart, 1 a class"));
         assert_eq!(by_heart(&given, &of(8)), None);
         assert_eq!(by_heart(&Request { made: true, ..given.clone() }, &of(1)), None);
-        assert_eq!(by_heart(&Request { calibration: Some(of(1)), ..given }, &of(1)), None);
+        assert_eq!(by_heart(&Request { calibration: Some(of(1)), ..given.clone() }, &of(1)), None);
+        let others = Labelled::new(Array::full(&[3, 1], 0f32), vec![1; 3]).unwrap();
+        assert!(by_heart(&Request { calibration: Some(others), ..given }, &of(1)).is_some());
         assert_eq!(by_heart(&request(Method::Search(vec![Rule::Ascent])), &of(1)), None);
     }
 }
