@@ -113,6 +113,11 @@ impl Aim {
             old_head: after.old_head.as_ref().map(|z| count(z)),
         }
     }
+    /// How many of the first inputs, whose classes are `y`, are retained and answered with their own class.
+    pub fn right(&self, y: &[usize], answers: &Answers) -> usize {
+        let answered = Answers::classes_of(&answers.logits, answers.classes);
+        (0..y.len()).filter(|&i| !self.forgets(i) && y[i] == answered[i]).count()
+    }
     /// Positions of the inputs by class, of those to forget and of the others.
     pub fn sides(&self, data: &Labelled) -> [BTreeMap<usize, Vec<usize>>; 2] {
         [true, false].map(|side| {

@@ -112,35 +112,25 @@ impl Calibration {
         }
     }
 
-    /// How many of the samples to forget are still answered, by the classes that are answered to the samples.
-    fn still(&self, answered: &[usize]) -> usize {
-        let of = self.y.iter().zip(answered).enumerate();
-        of.filter(|(i, (y, a))| self.aim.forgets(*i) && self.aim.answers(y).contains(a)).count()
-    }
-
     /// What the answers to all that is shown say of the samples.
     pub(super) fn see(&self, answers: &Answers) -> Seen {
         let own = self.part(answers);
         let c = own.classes;
         let log_p = Answers::log_probabilities(&own.logits, c);
-        let answered = Answers::classes_of(&own.logits, c);
+        let still = self.aim.still(0..self.y.len(), &self.y, &own, &own);
         let mut seen = Seen {
-            forgotten_samples: 0,
-            forgotten_answered: self.still(&answered),
-            old_head_answered: own.old_head.as_ref().map(|z| self.still(&Answers::classes_of(z, c))),
-            retained_samples: 0,
-            retained_right: 0,
+            forgotten_samples: still.samples,
+            forgotten_answered: still.after,
+            old_head_answered: still.old_head,
+            retained_samples: self.y.len() - still.samples,
+            retained_right: self.aim.right(&self.y, &own),
             forget_probability: 0.0,
             retained_probability: 0.0,
         };
-        for (i, (y, answer)) in self.y.iter().zip(&answered).enumerate() {
+        for (i, y) in self.y.iter().enumerate() {
             if self.aim.forgets(i) {
-                let answers = self.aim.answers(y);
-                seen.forgotten_samples += 1;
-                seen.forget_probability += answers.iter().map(|k| log_p[i * c + k].exp()).sum::<f64>();
+                seen.forget_probability += self.aim.answers(y).iter().map(|k| log_p[i * c + k].exp()).sum::<f64>();
             } else {
-                seen.retained_samples += 1;
-                seen.retained_right += usize::from(answer == y);
                 seen.retained_probability += log_p[i * c + y].exp();
             }
         }

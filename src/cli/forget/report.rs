@@ -273,16 +273,12 @@ fn grouped(g: &Grouping) -> String {
 }
 
 fn inputs(aim: &Aim, truth: &[usize], before: &Answers, after: &Answers) -> InputReport {
-    let right = |answers: &Answers| {
-        let answered = Answers::classes_of(&answers.logits, answers.classes);
-        (0..truth.len()).filter(|&i| !aim.forgets(i) && truth[i] == answered[i]).count()
-    };
     let forgotten = aim.still(0..truth.len(), truth, before, after);
     InputReport {
         retained_samples: truth.len() - forgotten.samples,
         forgotten_samples: forgotten.samples,
-        retained_right_before: right(before),
-        retained_right_after: right(after),
+        retained_right_before: aim.right(truth, before),
+        retained_right_after: aim.right(truth, after),
         forgotten_answered_before: forgotten.before,
         forgotten_answered_after: forgotten.after,
         old_head_answered_after: forgotten.old_head,

@@ -93,25 +93,16 @@ pub fn page(run: &Run<'_>) -> Result<Page> {
 impl Numbers {
     fn of(run: &Run<'_>) -> Self {
         let (before, after) = (&run.outcome.before, &run.outcome.after);
-        let truth = &run.data.y;
-        let is_lost = |y: usize| run.classes.contains(&y);
-        let count = |logits: &[f64], keep: &dyn Fn(usize, usize) -> bool| {
-            let answers = Answers::classes_of(logits, before.classes);
-            truth.iter().zip(answers).filter(|(y, a)| keep(**y, *a)).count()
-        };
-        let answered = |y: usize, a: usize| is_lost(y) && is_lost(a);
-        let right = |y: usize, a: usize| !is_lost(y) && y == a;
-        let lost = truth.iter().filter(|y| is_lost(**y)).count();
+        let (truth, aim) = (&run.data.y, &run.outcome.aim);
+        let given = aim.still(0..truth.len(), truth, before, after);
+        let (telling, what) =
+            run.outcome.beside.map_or((given, "inputs to forget"), |made| (made, "made inputs of the class"));
         Self {
-            lost,
-            kept: truth.len() - lost,
-            answered: [&before.logits, &after.logits].map(|z| count(z, &answered)),
-            right: [&before.logits, &after.logits].map(|z| count(z, &right)),
-            hidden: match run.outcome.beside {
-                Some(made) => made.old_head.map(|n| (n, made.samples, "made inputs of the class")),
-                None => after.old_head.as_ref().map(|z| (count(z, &answered), lost, "inputs to forget")),
-            }
-            .map(|(answered, of, what)| Hidden { answered, of, what }),
+            lost: given.samples,
+            kept: truth.len() - given.samples,
+            answered: [given.before, given.after],
+            right: [before, after].map(|answers| aim.right(truth, answers)),
+            hidden: telling.old_head.map(|answered| Hidden { answered, of: telling.samples, what }),
         }
     }
 }
